@@ -1,0 +1,1 @@
+"""The Go-style assembly that Pushcall brings, as package data."""

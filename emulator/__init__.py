@@ -1,0 +1,1 @@
+"""The computer: CPU, memory, instruction counting, and a Linux for user programs."""

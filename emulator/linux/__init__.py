@@ -1,0 +1,1 @@
+"""A Linux for user programs: threads, signals and their frames, clock, system calls."""

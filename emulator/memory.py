@@ -1,0 +1,147 @@
+"""The guest's memory: mapped regions, each backed by host memory that engines map directly.
+
+Protection is by page as in mmap(2). Reads and writes from Python go straight to the backing
+buffer and see any mapped page, whatever its protection: they act as the kernel or a debugger.
+"""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+import struct
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Final
+
+PAGE: Final = 4096
+
+_U64: Final = struct.Struct("<Q")
+_U32: Final = struct.Struct("<I")
+
+
+class Prot(IntFlag):
+    """Page protection, with the numbers of mmap(2)."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    EXEC = 4
+    RW = READ | WRITE
+    RX = READ | EXEC
+
+
+class Unmapped(LookupError):
+    """An access by Python to guest memory that is not mapped."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"no memory is mapped at {address:#x} ({size} bytes)")
+        self.address = address
+        self.size = size
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A mapped range `[start, start + size)`, page-aligned. `view` is its backing memory."""
+
+    name: str
+    start: int
+    size: int
+    prot: Prot
+    view: memoryview
+
+    @property
+    def end(self) -> int:
+        """The first address behind the region."""
+        return self.start + self.size
+
+
+class Memory:
+    """All regions of one address space."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self._starts: list[int] = []
+        self._last: Region | None = None
+
+    def map(self, name: str, start: int, size: int, prot: Prot) -> Region:
+        """Maps zeroed memory; start and size must be page-aligned and overlap nothing."""
+        if start % PAGE or size % PAGE or size <= 0:
+            raise ValueError(f"{name}: {start:#x}+{size:#x} is not page-aligned")
+        index = bisect.bisect_left(self._starts, start)
+        before = self.regions[index - 1] if index else None
+        after = self.regions[index] if index < len(self.regions) else None
+        for other in (before, after):
+            if other is not None and start < other.end and other.start < start + size:
+                raise ValueError(f"{name}: {start:#x}+{size:#x} overlaps {other.name}")
+        region = Region(name, start, size, prot, memoryview(mmap.mmap(-1, size)))
+        self.regions.insert(index, region)
+        self._starts.insert(index, start)
+        return region
+
+    def find(self, address: int) -> Region | None:
+        """The region that holds address, if one does."""
+        last = self._last
+        if last is not None and last.start <= address < last.start + last.size:
+            return last
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self.regions[index].end:
+            self._last = self.regions[index]
+            return self._last
+        return None
+
+    def locate(self, address: int, size: int) -> tuple[memoryview, int]:
+        """The backing memory of `[address, address + size)` and the offset in it.
+
+        Raises Unmapped where the range does not lie inside one region.
+        """
+        region = self.find(address)
+        if region is None or address + size > region.end:
+            raise Unmapped(address, size)
+        return region.view, address - region.start
+
+    def view(self, address: int, size: int) -> memoryview:
+        """The backing memory of a range, writable and live."""
+        view, offset = self.locate(address, size)
+        return view[offset : offset + size]
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of a range that lies inside one region."""
+        view, offset = self.locate(address, size)
+        return bytes(view[offset : offset + size])
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Writes bytes; code that an engine has translated must be flushed by the engine."""
+        view, offset = self.locate(address, len(data))
+        view[offset : offset + len(data)] = data
+
+    def u64(self, address: int) -> int:
+        """Reads 8 bytes, little-endian, unsigned."""
+        view, offset = self.locate(address, 8)
+        value: int = _U64.unpack_from(view, offset)[0]
+        return value
+
+    def u32(self, address: int) -> int:
+        """Reads 4 bytes, little-endian, unsigned."""
+        view, offset = self.locate(address, 4)
+        value: int = _U32.unpack_from(view, offset)[0]
+        return value
+
+    def u8(self, address: int) -> int:
+        """Reads one byte."""
+        view, offset = self.locate(address, 1)
+        return view[offset]
+
+    def put_u64(self, address: int, value: int) -> None:
+        """Writes 8 bytes, little-endian; the value is taken modulo 2**64."""
+        view, offset = self.locate(address, 8)
+        _U64.pack_into(view, offset, value & 0xFFFF_FFFF_FFFF_FFFF)
+
+    def put_u32(self, address: int, value: int) -> None:
+        """Writes 4 bytes, little-endian; the value is taken modulo 2**32."""
+        view, offset = self.locate(address, 4)
+        _U32.pack_into(view, offset, value & 0xFFFF_FFFF)
+
+    def put_u8(self, address: int, value: int) -> None:
+        """Writes one byte."""
+        view, offset = self.locate(address, 1)
+        view[offset] = value & 0xFF

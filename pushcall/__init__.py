@@ -1,0 +1,1 @@
+"""What people touch: command line, checks, traces, reports, the pytest plugin."""

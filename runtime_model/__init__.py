@@ -1,0 +1,1 @@
+"""Go's runtime: structures in emulated memory, signals, safe points, scheduler, sysmon."""

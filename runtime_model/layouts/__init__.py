@@ -1,0 +1,1 @@
+"""Struct layouts of Go's runtime by version, as package data."""
