@@ -1,1 +1,1 @@
-"""Text to machine code: Go-style assembly through Keystone, and the assembly that Pushcall brings."""
+"""Text to machine code: Go-style assembly, encoded by Keystone, each result checked."""

@@ -167,7 +167,5 @@ class Image:
 
     def address(self, name: str) -> int | None:
         """The address of a function or data symbol, if there is one."""
-        for symbol in (*self.functions, *self.data):
-            if symbol.name == name:
-                return symbol.address
-        return None
+        symbols: tuple[Function | Symbol, ...] = (*self.functions, *self.data)
+        return next((s.address for s in symbols if s.name == name), None)

@@ -30,7 +30,7 @@ class Prot(IntFlag):
     RX = READ | EXEC
 
 
-class Unmapped(LookupError):
+class UnmappedError(LookupError):
     """An access by Python to guest memory that is not mapped."""
 
     def __init__(self, address: int, size: int) -> None:
@@ -92,11 +92,11 @@ class Memory:
     def locate(self, address: int, size: int) -> tuple[memoryview, int]:
         """The backing memory of `[address, address + size)` and the offset in it.
 
-        Raises Unmapped where the range does not lie inside one region.
+        Raises UnmappedError where the range does not lie inside one region.
         """
         region = self.find(address)
         if region is None or address + size > region.end:
-            raise Unmapped(address, size)
+            raise UnmappedError(address, size)
         return region.view, address - region.start
 
     def view(self, address: int, size: int) -> memoryview:
