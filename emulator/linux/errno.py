@@ -1,0 +1,24 @@
+"""Error numbers of Linux on x86-64 (include/uapi/asm-generic/errno-base.h, errno.h).
+
+The host's own `errno` module will not do: other systems number these differently.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Errno(IntEnum):
+    """What a failed system call returns, negated, in RAX."""
+
+    EPERM = 1
+    ESRCH = 3
+    EINTR = 4
+    EBADF = 9
+    EAGAIN = 11
+    ENOMEM = 12
+    EFAULT = 14
+    EEXIST = 17
+    EINVAL = 22
+    ENOSYS = 38
+    ETIMEDOUT = 110
