@@ -1,0 +1,108 @@
+"""What is special about which instruction: a byte for every byte of executable memory.
+
+The hooks of a Unicorn engine look the byte up before each instruction (emulator.hooks says what
+it holds). An instruction is examined by emulator.fence when it is reached for the first time; in
+memory that the guest itself can write, every time.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emulator import fence
+from emulator.hooks import Mark
+from emulator.memory import Prot, UnmappedError
+
+if TYPE_CHECKING:
+    from emulator.memory import Memory, Region
+
+_FORGET = bytes(i & ~int(Mark.EXAMINED | Mark.FENCE | Mark.REPEAT) for i in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedRegion:
+    """An executable region and the marks of its bytes, in host memory that stays where it is."""
+
+    region: Region
+    marks: memoryview
+
+
+class CodeMarks:
+    """The marks of all executable regions, attached or to come."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.regions: list[MarkedRegion] = []
+        self._ranges: list[tuple[int, int, Mark]] = []
+
+    def attach(self, region: Region) -> None:
+        """Keeps marks for an executable region from now on."""
+        marked = MarkedRegion(region, memoryview(mmap.mmap(-1, region.size)))
+        self.regions.append(marked)
+        for start, end, mark in self._ranges:
+            _put(marked, start, end, mark)
+
+    def find(self, address: int) -> tuple[memoryview, int] | None:
+        """The marks that hold those of address, and the offset in them."""
+        for marked in self.regions:
+            if marked.region.start <= address < marked.region.end:
+                return marked.marks, address - marked.region.start
+        return None
+
+    def add(self, start: int, end: int, mark: Mark) -> None:
+        """Marks `[start, end)`, now and in regions that follow."""
+        self._ranges.append((start, end, mark))
+        for marked in self.regions:
+            _put(marked, start, end, mark)
+
+    def remove(self, address: int, mark: Mark) -> None:
+        """Takes back what `add(address, address + 1, mark)` did."""
+        self._ranges.remove((address, address + 1, mark))
+        place = self.find(address)
+        if place is not None:
+            place[0][place[1]] &= ~mark
+
+    def has(self, address: int, mark: Mark) -> bool:
+        """Whether an address is in a range with this mark, executable or not."""
+        return any(m is mark and start <= address < end for start, end, m in self._ranges)
+
+    def code(self, address: int) -> bytes:
+        """The bytes at address that one instruction can have, fewer where memory ends."""
+        code = b""
+        while len(code) < fence.MAX_LENGTH:
+            region = self.memory.find(address + len(code))
+            if region is None:
+                break
+            start = address + len(code) - region.start
+            code += region.view[start : start + fence.MAX_LENGTH - len(code)]
+        return code
+
+    def examine(self, address: int) -> int:
+        """The marks of an instruction that was not examined yet, without EXAMINED."""
+        place = self.find(address)
+        region = self.memory.find(address)
+        if place is None or region is None:
+            raise UnmappedError(address, 1)
+        marks, offset = place
+        found = marks[offset] | fence.marks(self.code(address))
+        if not region.prot & Prot.WRITE:
+            marks[offset] = found
+        return found & ~Mark.EXAMINED
+
+    def forget(self, start: int, size: int) -> None:
+        """Has instructions examined again that lie in a range, or reach into it."""
+        low = start - fence.MAX_LENGTH + 1
+        for marked in self.regions:
+            first = max(low - marked.region.start, 0)
+            last = min(start + size, marked.region.end) - marked.region.start
+            if first < last:
+                marked.marks[first:last] = bytes(marked.marks[first:last]).translate(_FORGET)
+
+
+def _put(marked: MarkedRegion, start: int, end: int, mark: Mark) -> None:
+    first = max(start - marked.region.start, 0)
+    last = min(end, marked.region.end) - marked.region.start
+    for offset in range(first, last):
+        marked.marks[offset] |= mark

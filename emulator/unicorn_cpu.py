@@ -1,0 +1,490 @@
+"""A processor in user mode on Unicorn: exact counts, exact stops, exact faults.
+
+Unicorn runs in its virtual TLB mode: there a fault unwinds to the boundary before the instruction
+(in its plain mode a store that faults lets its instruction finish), and memory that is not
+executable is written without a call. What emulator.hooks describes keeps the count. The engine
+really is at CPL 3, with the selectors that Linux gives a 64-bit program, so POPFQ leaves IF and
+IOPL alone and privileged instructions fault (SDM volume 3, 5.9).
+
+Rejected: `count=` of uc_emu_start, which miscounts on blocks that another run translated and counts
+a REP instruction once too often; protecting pages in Unicorn's own memory map, which loses the
+boundary of the fault.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import struct
+from ctypes import CFUNCTYPE, c_int, c_uint64, c_void_p
+from typing import TYPE_CHECKING, Final
+
+from emulator import fence
+from emulator.code_marks import CodeMarks
+from emulator.cpu import Stop, StopReason
+from emulator.disassembly import disassemble
+from emulator.fault import Fault, FaultKind
+from emulator.fence import Special
+from emulator.hooks import (
+    ARMED,
+    DISARMED,
+    Control,
+    Field,
+    Mark,
+    PythonHooks,
+    Reason,
+    host_address,
+    machine_code_hooks,
+)
+from emulator.memory import PAGE, Memory, Prot, Region
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, LAYOUT, SIZE, ST, XMM, Flags, Registers
+from emulator.unicorn_raw import (
+    CTL_TB_FLUSH,
+    CTL_TB_REMOVE_CACHE,
+    CTL_TLB_FLUSH,
+    CTL_TLB_TYPE,
+    HOOK_CODE,
+    HOOK_INSN,
+    HOOK_INTR,
+    HOOK_TLB_FILL,
+    INS_RDTSC,
+    INS_RDTSCP,
+    INS_SYSCALL,
+    MEM_FETCH,
+    MEM_WRITE,
+    TLB_VIRTUAL,
+    Engine,
+    Error,
+    Register,
+    UnicornError,
+    check,
+    library,
+)
+from emulator.user_mode import enter_user_mode
+from emulator.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_NOWHERE: Final = 2**64 - 1  # no instruction is there
+_FOREVER: Final = 2**63 - 1
+
+# What a user program can have in RFLAGS. RF is dropped: its first instruction clears it.
+_USER_FLAGS: Final = (
+    int(ARITHMETIC_FLAGS | Flags.TF | Flags.DF | Flags.AC | Flags.ID) | 1 << 14  # NT
+)
+_ALWAYS_FLAGS: Final = int(Flags.IF | Flags.RESERVED)
+
+_NUMBERS: Final[dict[str, int]] = (
+    {name: int(Register[name]) for name in GENERAL[:8]}
+    | {name: Register.R8 + i for i, name in enumerate(GENERAL[8:])}
+    | {name: int(Register[name]) for name in ("RFLAGS", "FS_BASE", "GS_BASE", "MXCSR")}
+    | {"FCW": int(Register.FPCW), "FSW": int(Register.FPSW), "FTW": int(Register.FPTAG)}
+    | {name: Register.FP0 + i for i, name in enumerate(ST)}
+    | {name: Register.XMM0 + i for i, name in enumerate(XMM)}
+)
+_RIP_OFFSET: Final = LAYOUT["RIP"][0]
+_FLAGS_OFFSET: Final = LAYOUT["RFLAGS"][0]
+_U64: Final = struct.Struct("<Q")
+
+_LEFT: Final = int(Field.LEFT)
+_RIP: Final = int(Field.RIP)
+_REASON: Final = int(Field.REASON)
+_MASK: Final = int(Field.MASK)
+_PREVIOUS: Final = int(Field.PREVIOUS)
+_COUNT: Final = int(Reason.COUNT)
+_ONE: Final = Stop(StopReason.COUNT, 1)
+
+# Exceptions by number (SDM volume 3, table 6-1). Page faults come another way.
+_DEBUG: Final = 1
+_BREAKPOINT: Final = 3
+_LINUX_32: Final = 0x80
+_EXCEPTIONS: Final = {
+    0: (FaultKind.DIVIDE, ""),
+    13: (FaultKind.PRIVILEGED, ""),
+    16: (FaultKind.EXCEPTION, "x87 floating-point error"),
+    17: (FaultKind.EXCEPTION, "alignment check"),
+    19: (FaultKind.EXCEPTION, "SIMD floating-point exception"),
+}
+
+_STOPPED_ON: Final = (
+    (Mark.GATE, StopReason.GATE),
+    (Mark.BREAK, StopReason.BREAK),
+    (Mark.WATCH, StopReason.WATCH),
+)
+
+
+class UnicornCpu:
+    """One processor, an `emulator.cpu.Cpu`.
+
+    `counting` says how instructions are counted: "machine-code", or "python" where the host
+    forbids that or the constructor is asked for it; the results are the same. `time_stamp` is the
+    time-stamp counter that RDTSC and RDTSCP read, `processor` RDTSCP's ECX; `seed` starts what
+    RDRAND and RDSEED give. Address 0 may not be mapped.
+    """
+
+    def __init__(self, memory: Memory, *, counting: str | None = None, seed: int = 0) -> None:
+        self.memory = memory
+        self.time_stamp: Callable[[], int] = lambda: 0
+        self.processor = 0
+        self._random = random.Random(seed)  # noqa: S311  # must be the same each time
+        self._marks = CodeMarks(memory)
+        self._refused: dict[int, str] = {}
+        self._regions: list[Region] = []
+        self._raised: BaseException | None = None
+        self._witness: Witness | None = None
+        self._rip = 0
+        self._asked = 0
+        self._control = Control()
+        self._words = self._control.words
+        self._engine = Engine()
+        self._handle = self._engine.handle
+        enter_user_mode(self._engine)
+        self._kept: list[object] = []
+        self.counting = self._add_hooks(counting)
+        self._block = bytearray(SIZE)
+        self._places = self._batch_arguments()
+        self.load(Registers())
+        self._engine.keep_context()
+        self._tell_hooks()
+        for region in memory.regions:
+            self.attach(region)
+
+    def _add_hooks(self, counting: str | None) -> str:
+        examine = CFUNCTYPE(c_uint64, c_uint64)(self._examine)
+        self._words[Field.EXAMINE] = _address(examine)
+        machine = machine_code_hooks() if counting != "python" else None
+        if machine is not None:
+            page, addresses = machine
+            self._kept += [examine, page]
+        elif counting == "machine-code":
+            raise UnicornError("this host does not allow hooks in machine code")
+        else:
+            hooks = PythonHooks(self._control, self._examine)
+            addresses = hooks.addresses
+            self._kept += [examine, hooks]
+        engine, data = self._engine, self._control.address
+        engine.control(CTL_TLB_TYPE, c_int(TLB_VIRTUAL))
+        engine.hook(HOOK_TLB_FILL, addresses["TLB"], data)
+        engine.hook(HOOK_CODE, addresses["CODE"], data)
+        engine.hook(HOOK_INTR, addresses["INTR"], data)
+        engine.hook(HOOK_INSN, addresses["SYSCALL"], data, INS_SYSCALL)
+        for number, action in ((INS_RDTSC, self._on_rdtsc), (INS_RDTSCP, self._on_rdtscp)):
+            callback = CFUNCTYPE(c_int, c_void_p, c_void_p)(action)
+            self._kept.append(callback)
+            engine.hook(HOOK_INSN, _address(callback), data, number)
+        return "python" if machine is None else "machine-code"
+
+    def _batch_arguments(self) -> tuple[int, int, int]:
+        """The arguments of uc_reg_*_batch for all registers but RIP."""
+        base = host_address(memoryview(self._block))
+        count = len(_NUMBERS)
+        numbers = (c_int * count)(*_NUMBERS.values())
+        places = (c_void_p * count)(*(base + LAYOUT[name][0] for name in _NUMBERS))
+        self._kept += [numbers, places]
+        return ctypes.addressof(numbers), ctypes.addressof(places), count
+
+    def attach(self, region: Region) -> None:
+        """Makes a region of `memory` visible to the processor."""
+        if region.start == 0:
+            raise ValueError("address 0 cannot be mapped: Unicorn ends a run there")
+        self._engine.map(region.start, region.view)
+        self._regions.append(region)
+        if region.prot & Prot.EXEC:
+            self._marks.attach(region)
+        self._tell_hooks()
+        self._witness = None
+
+    def _tell_hooks(self) -> None:
+        """Writes the tables of what is mapped and of where the marks are."""
+        rows: list[int] = []
+        for region in self._regions:
+            rows += [region.start, region.size, _reach(region.prot)]
+        pages = (c_uint64 * (len(rows) + 3))(*rows)
+        rows = []
+        for marked in self._marks.regions:
+            start = marked.region.start
+            rows += [start, marked.region.size, (host_address(marked.marks) - start) % 2**64]
+        ranges = (c_uint64 * (len(rows) + 3))(*rows)
+        self._tables = (pages, ranges)
+        self._words[Field.PAGES] = ctypes.addressof(pages)
+        self._words[Field.RANGES] = ctypes.addressof(ranges)
+        self._words[Field.SIZE] = 0
+        self._engine.control(CTL_TLB_FLUSH)
+
+    def load(self, registers: Registers) -> None:
+        """Sets all registers. Raises ValueError for flags that no user program can have."""
+        block = self._block
+        block[:] = registers.block
+        self._rip = _U64.unpack_from(block, _RIP_OFFSET)[0]
+        flags = _U64.unpack_from(block, _FLAGS_OFFSET)[0]
+        if flags & ~_USER_FLAGS != _ALWAYS_FLAGS:
+            if flags & ~(_USER_FLAGS | Flags.RF) != _ALWAYS_FLAGS:
+                raise ValueError(f"RFLAGS {flags:#x} is not a user program's")
+            _U64.pack_into(block, _FLAGS_OFFSET, flags & ~Flags.RF)
+        check(library.uc_reg_write_batch(self._handle, *self._places), "uc_reg_write_batch")
+
+    def save(self, registers: Registers) -> None:
+        """Stores all registers into the given block."""
+        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
+        _U64.pack_into(self._block, _RIP_OFFSET, self._rip)
+        registers.block[:] = self._block
+
+    def rip(self) -> int:
+        """The current RIP, without saving the rest."""
+        return self._rip
+
+    def add_gates(self, start: int, end: int) -> None:
+        """Declares `[start, end)` to be gates; it need not be mapped."""
+        self._marks.add(start, end, Mark.GATE)
+
+    def add_watch(self, start: int, end: int) -> None:
+        """Declares `[start, end)` to be watched."""
+        self._marks.add(start, end, Mark.WATCH)
+
+    def add_breakpoint(self, address: int) -> None:
+        """Stops armed runs before the instruction at `address`."""
+        if not self._marks.has(address, Mark.BREAK):
+            self._marks.add(address, address + 1, Mark.BREAK)
+
+    def remove_breakpoint(self, address: int) -> None:
+        """Takes a breakpoint back."""
+        self._marks.remove(address, Mark.BREAK)
+
+    def refuse(self, address: int, detail: str) -> None:
+        """Makes the instruction at `address` a REFUSED fault, armed or not."""
+        self._refused[address] = detail
+        self._marks.add(address, address + 1, Mark.REFUSED)
+
+    def flush_code(self, start: int, size: int) -> None:
+        """Forgets translations of code that Python has changed."""
+        self._marks.forget(start, size)
+        end = c_uint64(start + size)
+        self._engine.control(CTL_TB_REMOVE_CACHE, c_uint64(start), end)
+
+    def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
+        """Examines instructions, given with their addresses, before they are reached."""
+        for address, _ in instructions:
+            self._marks.examine(address)
+
+    def executed(self) -> int:
+        """Inside a callback: instructions that the current run has completed before this one."""
+        return self._asked - self._words[_LEFT] - 1
+
+    def run(self, count: int, *, armed: bool = True) -> Stop:
+        """Executes at most `count` instructions: see `emulator.cpu.Cpu.run`.
+
+        A run that ends for its count says so, whatever is special about the next instruction.
+        """
+        if count <= 0:
+            return Stop(StopReason.COUNT, 0)
+        words = self._words
+        words[_LEFT] = self._asked = min(count, _FOREVER)
+        words[_MASK] = ARMED if armed else DISARMED
+        words[_REASON] = 0
+        words[_PREVIOUS] = _NOWHERE
+        error = library.uc_emu_start(self._handle, self._rip, 0, 0, 0)
+        if words[_REASON] == _COUNT and not error:
+            self._rip = words[_RIP]
+            return _ONE if count == 1 else Stop(StopReason.COUNT, count)
+        return self._explain(error)
+
+    def _explain(self, error: int) -> Stop:
+        """What stopped the engine; goes on where that was none of the caller's business."""
+        words = self._words
+        while True:
+            outcome = self._outcome(error)
+            if isinstance(outcome, Stop):
+                return outcome
+            if words[_LEFT] == 0:
+                return Stop(StopReason.COUNT, self._asked)
+            words[_REASON] = 0
+            error = self._engine.start(self._rip, outcome)
+            if outcome:
+                # The blocks that end at `until` would end there for ever.
+                self._engine.control(CTL_TB_FLUSH)
+                if not error and not words[_REASON]:
+                    self._rip = self._engine.read(Register.RIP)
+                    error = self._engine.start(self._rip)
+
+    def _outcome(self, error: int) -> Stop | int:
+        """The stop, or up to which address to go on (0: no limit)."""
+        words = self._words
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        reason = words[_REASON]
+        if reason in (Reason.COUNT, Reason.MARK, Reason.LOST):
+            self._rip = words[_RIP]
+        else:
+            self._rip = self._engine.read(Register.RIP)
+        if reason == Reason.COUNT:
+            return Stop(StopReason.COUNT, self._asked)
+        if reason == Reason.MARK:
+            return self._marked(Mark(words[Field.MARKS] & words[_MASK]))
+        if reason == Reason.SYSCALL:
+            return Stop(StopReason.SYSCALL, self._asked - words[_LEFT])
+        if reason == Reason.INTERRUPT:
+            return self._exception(words[Field.NUMBER])
+        if error == Error.INSN_INVALID:
+            return self._invalid()
+        if error == Error.EXCEPTION:
+            return self._page_fault()
+        raise UnicornError(f"Unicorn ended a run at {self._rip:#x}, error {error}, reason {reason}")
+
+    def _fault(
+        self, kind: FaultKind, *, address: int | None = None, detail: str = "", tried: bool = True
+    ) -> Stop:
+        """A fault of the instruction at RIP; `tried` if it was let through and so counted."""
+        executed = self._asked - self._words[_LEFT] - tried
+        return Stop(StopReason.FAULT, executed, Fault(kind, self._rip, address, detail))
+
+    def _marked(self, marks: Mark) -> Stop | int:
+        for mark, reason in _STOPPED_ON:
+            if marks & mark:
+                return Stop(reason, self._asked - self._words[_LEFT])
+        if marks & Mark.REFUSED:
+            detail = self._refused[self._rip]
+            return self._fault(FaultKind.REFUSED, detail=detail, tried=False)
+        code = self._marks.code(self._rip)
+        special = fence.classify(code)
+        if special is Special.FOREIGN:
+            name = fence.name(code, self._rip)
+            return self._fault(FaultKind.REFUSED, detail=name, tried=False)
+        if special is Special.PORT:
+            name = fence.name(code, self._rip)
+            return self._fault(FaultKind.PRIVILEGED, detail=name, tried=False)
+        if special is Special.RANDOM:
+            self._draw(fence.random(code))
+        else:
+            self._marks.forget(self._rip, 1)  # other code was written there
+        return 0
+
+    def _draw(self, instruction: fence.Random) -> None:
+        """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
+        engine, number = self._engine, _NUMBERS[GENERAL[instruction.register]]
+        value = self._random.getrandbits(instruction.bits)
+        if instruction.bits == 16:
+            value |= engine.read(number) & ~0xFFFF
+        engine.write(number, value)
+        flags = engine.read(Register.RFLAGS) & ~ARITHMETIC_FLAGS
+        engine.write(Register.RFLAGS, flags | Flags.CF)
+        self._rip += instruction.size
+        self._words[_LEFT] -= 1
+        self._words[_PREVIOUS] = _NOWHERE
+
+    def _invalid(self) -> Stop:
+        code = self._marks.code(self._rip)
+        if fence.is_undefined(code):
+            return self._fault(FaultKind.INVALID)
+        decoded = disassemble(code, self._rip, 1)
+        if decoded:
+            return self._fault(FaultKind.REFUSED, detail=decoded[0].text)
+        return self._fault(FaultKind.INVALID, detail=fence.name(code, self._rip))
+
+    def _exception(self, number: int) -> Stop:
+        self._forget_exception()
+        pc = self._words[_PREVIOUS]
+        if number == _DEBUG:
+            # RFLAGS.TF: a trap, the instruction before RIP was executed.
+            detail = "single-step trap"
+            return self._fault(FaultKind.EXCEPTION, detail=detail, tried=False)
+        if self._rip == pc:
+            kind, detail = _EXCEPTIONS.get(number, (FaultKind.EXCEPTION, f"exception {number}"))
+            return self._fault(kind, detail=detail)
+        # A software interrupt, which Unicorn reports from behind it.
+        self._rip = pc
+        if number == _BREAKPOINT:
+            return self._fault(FaultKind.BREAKPOINT)
+        detail = f"int {number:#x}"
+        if number == _LINUX_32:
+            return self._fault(FaultKind.REFUSED, detail=f"{detail}: a 32-bit system call")
+        return self._fault(FaultKind.PRIVILEGED, detail=detail)
+
+    def _forget_exception(self) -> None:
+        """Unicorn never ends an exception: the next one would be a double fault to it."""
+        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
+        self._engine.restore_context()
+        check(library.uc_reg_write_batch(self._handle, *self._places), "uc_reg_write_batch")
+
+    def _page_fault(self) -> Stop | int:
+        page, access = self._words[Field.PAGE], self._words[Field.ACCESS]
+        if access == MEM_FETCH:
+            return self._fetch_fault(page)
+        assert self._rip == self._words[_PREVIOUS], "a fault away from the boundary"
+        address = self._accessed()
+        assert address is not None, "a fault that did not come again"
+        if not _is_canonical(page):
+            # A general protection fault, which has no address (SDM volume 3, 6.15).
+            detail = f"non-canonical address {page | address % PAGE:#x}"
+            return self._fault(FaultKind.PRIVILEGED, detail=detail)
+        assert address & -PAGE == page, "a fault that came again elsewhere"
+        mapped = self.memory.find(address) is not None
+        if access == MEM_WRITE:
+            kind = FaultKind.WRITE_PROTECTED if mapped else FaultKind.WRITE
+        else:
+            kind = FaultKind.READ_PROTECTED if mapped else FaultKind.READ
+        return self._fault(kind, address=address)
+
+    def _accessed(self) -> int | None:
+        if self._witness is None:
+            self._witness = Witness((region, _reach(region.prot)) for region in self._regions)
+        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
+        return self._witness.address(self._rip, *self._places)
+
+    def _fetch_fault(self, page: int) -> Stop | int:
+        if self._words[_LEFT] == 0:
+            return Stop(StopReason.COUNT, self._asked)
+        address = self._rip
+        if address & -PAGE != page:
+            # Unicorn translates ahead, here into a page that it cannot have. Until the jump that
+            # may come before that page, one instruction is translated at a time.
+            code = self._marks.code(address)[: page - address]
+            decoded = disassemble(code, address, 1)
+            if decoded:
+                return address + decoded[0].size
+            address = page
+        elif self._marks.has(address, Mark.GATE):
+            return Stop(StopReason.GATE, self._asked - self._words[_LEFT])
+        mapped = self.memory.find(address) is not None
+        kind = FaultKind.FETCH_PROTECTED if mapped else FaultKind.FETCH
+        return self._fault(kind, address=address, tried=False)
+
+    # Callbacks of the engine. What they raise is kept and raised when the run has ended.
+
+    def _examine(self, address: int) -> int:
+        try:
+            return self._marks.examine(address)
+        except BaseException as error:  # noqa: BLE001  # ctypes would print and lose it
+            return self._keep(error)
+
+    def _on_rdtsc(self, _engine: int, _data: int) -> int:
+        try:
+            value = self.time_stamp() & 0xFFFF_FFFF_FFFF_FFFF
+        except BaseException as error:  # noqa: BLE001  # ctypes would print and lose it
+            return self._keep(error)
+        self._engine.write(Register.RAX, value & 0xFFFF_FFFF)
+        self._engine.write(Register.RDX, value >> 32)
+        return 1
+
+    def _on_rdtscp(self, engine: int, data: int) -> int:
+        self._engine.write(Register.RCX, self.processor & 0xFFFF_FFFF)
+        return self._on_rdtsc(engine, data)
+
+    def _keep(self, error: BaseException) -> int:
+        self._raised = error
+        library.uc_emu_stop(self._handle)
+        return 1
+
+
+def _address(callback: object) -> int:
+    return ctypes.cast(callback, c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def _is_canonical(address: int) -> bool:
+    return (address + 2**47) % 2**64 < 2**48
+
+
+def _reach(protection: Prot) -> int:
+    """What a page allows: on x86 whatever can be written or executed can be read."""
+    return int(protection | Prot.READ) if protection else 0
