@@ -1,0 +1,106 @@
+"""The one process of a machine: what its threads share in the kernel.
+
+Threads, signal actions, process-wide pending signals, futex queue, output, and the exit status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from emulator.linux.signal_abi import NSIG, SigAction, SigInfo
+from emulator.linux.threads import Thread, ThreadState
+
+if TYPE_CHECKING:
+    from emulator.events import EventStream
+    from emulator.memory import Memory, Region
+    from emulator.registers import Registers
+
+MMAP_BASE: Final = 0x7E00_0000_0000  # anonymous mappings without a hint go up from here
+
+Sink = Callable[[int, bytes], None]  # file descriptor, data
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """A copy of everything that changes in a process; see Process.save."""
+
+    threads: tuple[Thread, ...]
+    actions: tuple[SigAction, ...]
+    pending: tuple[SigInfo, ...]
+    futex_queue: tuple[int, ...]
+    output: tuple[tuple[int, bytes], ...]
+    next_tid: int
+    mmap_next: int
+    exit_status: int | None
+
+
+class Process:
+    """Kernel state of the process. `attach` makes new memory visible to the processor."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        events: EventStream,
+        attach: Callable[[Region], None],
+        *,
+        pid: int = 1000,
+        uid: int = 1000,
+    ) -> None:
+        self.memory = memory
+        self.events = events
+        self.attach = attach
+        self.pid = pid
+        self.uid = uid
+        self.threads: dict[int, Thread] = {}
+        self.actions = [SigAction()] * (NSIG + 1)  # by signal number
+        self.pending: list[SigInfo] = []  # directed at the process
+        self.futex_queue: list[int] = []  # tids that wait, in order of arrival
+        self.output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self.sink: Sink | None = None
+        self.next_tid = pid
+        self.mmap_next = MMAP_BASE
+        self.exit_status: int | None = None
+        self.need_resched = False  # the running thread gives up its time slice
+
+    def add_thread(self, registers: Registers, time: int) -> Thread:
+        """A new thread with the next tid; the first one's is the pid."""
+        thread = Thread(tid=self.next_tid, registers=registers, time=time)
+        self.threads[thread.tid] = thread
+        self.next_tid += 1
+        return thread
+
+    def alive(self) -> list[Thread]:
+        """Threads that have not exited, by tid."""
+        return [t for t in self.threads.values() if t.state is not ThreadState.EXITED]
+
+    def save(self) -> ProcessState:
+        """An independent copy of the state."""
+        return ProcessState(
+            threads=tuple(thread.copy() for thread in self.threads.values()),
+            actions=tuple(self.actions),
+            pending=tuple(self.pending),
+            futex_queue=tuple(self.futex_queue),
+            output=tuple((fd, bytes(data)) for fd, data in self.output.items()),
+            next_tid=self.next_tid,
+            mmap_next=self.mmap_next,
+            exit_status=self.exit_status,
+        )
+
+    def restore(self, state: ProcessState) -> None:
+        """Back to a saved state, of this process or of a twin. Thread objects are kept by tid."""
+        old = self.threads.copy()
+        self.threads.clear()
+        for saved in state.threads:
+            thread = old.get(saved.tid) or Thread(tid=saved.tid)
+            thread.assign(saved)
+            self.threads[saved.tid] = thread
+        self.actions = list(state.actions)
+        self.pending = list(state.pending)
+        self.futex_queue = list(state.futex_queue)
+        self.output = {fd: bytearray(data) for fd, data in state.output}
+        self.next_tid = state.next_tid
+        self.mmap_next = state.mmap_next
+        self.exit_status = state.exit_status
+        self.need_resched = False

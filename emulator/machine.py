@@ -1,0 +1,535 @@
+"""The deterministic computer: memory, one processor, Linux threads, gates and virtual time.
+
+Every thread has a clock of its own; an instruction takes 1 ns of it, gates and system calls
+nothing. The ready thread whose clock is furthest behind runs, until it is `slice_ns` ahead of
+another or a sleeper's time has come. All that happens follows from that: no host clock, no
+threads of the host.
+
+Between two instructions of a thread, in this order: pending signals are delivered, as on any
+return to user mode; a gate's function is called; the observer hears that the thread crosses
+between watched code and the rest; the timer fires; a breakpoint's function is called. After each
+of these the boundary is looked at again, so that whatever they changed counts.
+
+Unwatched code runs a slice at a time; watched code is single-stepped.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from emulator.cpu import Stop, StopReason
+from emulator.events import EventStream, Executed
+from emulator.fault import BudgetExhausted, Deadlock, Fault, FaultKind, GuestStopped
+from emulator.linux import faults, signals, syscalls
+from emulator.linux.process import Process, ProcessState
+from emulator.linux.signal_frame import RED_ZONE
+from emulator.linux.threads import Thread, ThreadState
+from emulator.memory import Memory, Prot, UnmappedError
+from emulator.registers import Registers
+
+if TYPE_CHECKING:
+    from emulator.cpu import Cpu
+
+GATES: Final = 0x7FFF_F000_0000
+GATE_SPACING: Final = 16
+GATES_SIZE: Final = 0x10000
+
+FOREVER: Final = 1 << 62
+STUCK: Final = 1_000_000  # calls into Python in a row without an instruction between them
+
+GateFunction = Callable[[Thread], int | None]
+
+
+class Observer(Protocol):
+    """Who follows threads through watched code.
+
+    `thread.registers` is current in `left` and `entered`, and changes to it count. In `stepping`
+    only `rip` is; `Machine.registers` brings the others.
+    """
+
+    def stepping(self, thread: Thread, rip: int) -> None:
+        """Before each instruction of watched code."""
+
+    def left(self, thread: Thread) -> None:
+        """Before the first instruction of other code, after watched code or a gate."""
+
+    def entered(self, thread: Thread) -> None:
+        """Before the first instruction of watched code, or a gate, after other code."""
+
+
+class InstructionTimer(Protocol):
+    """A timer that counts a thread's unwatched instructions (`Thread.user_instructions`)."""
+
+    def due(self, thread: Thread) -> int | None:
+        """How many more the thread may execute before it fires; 0 for now, None for never."""
+
+    def fire(self, thread: Thread) -> None:
+        """Called at the boundary. Where it changes nothing, `due` must no longer say 0."""
+
+
+@runtime_checkable
+class TimeStamped(Protocol):
+    """A processor whose RDTSC asks for the time."""
+
+    time_stamp: Callable[[], int]
+
+    def executed(self) -> int:
+        """Instructions that the current run has completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a run can change; see Machine.snapshot."""
+
+    regions: tuple[tuple[str, int, Prot, bytes], ...]  # name, start, protection, content
+    process: ProcessState
+    instructions: int
+    current: int | None
+
+
+class Machine:
+    """One computer with one process. All public attributes may be read whenever Python runs.
+
+    `budget` limits the instructions of all threads together. With `step_all`, unwatched code is
+    single-stepped too, which changes nothing but speed and `Executed` events.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        cpu: Cpu,
+        *,
+        slice_ns: int = 10_000,
+        budget: int | None = None,
+        gates_at: int = GATES,
+        step_all: bool = False,
+    ) -> None:
+        if slice_ns < 1:
+            raise ValueError("a time slice has at least 1 ns")
+        self.memory = memory
+        self.cpu = cpu
+        self.slice_ns = slice_ns
+        self.budget = budget
+        self.step_all = step_all
+        self.events = EventStream(now=lambda: self.now)
+        self.linux = Process(memory, self.events, cpu.attach)
+        self.instructions = 0  # executed by all threads
+        self.observer: Observer | None = None
+        self.timer: InstructionTimer | None = None
+        self.breakpoints: dict[int, Callable[[Thread], None]] = {}
+        self.gate_names: dict[int, str] = {}
+        self._gates: dict[int, GateFunction] = {}
+        self._watched: list[tuple[int, int]] = []
+        self._current: Thread | None = None  # whose time slice it is
+        self._running: Thread | None = None  # whose code is executed, in a slice or a call
+        self._live: Thread | None = None  # whose registers the processor holds
+        self._fresh = False  # and whether they are in `registers`, too
+        self._image = b""  # what the processor holds, while _fresh
+        self._stopping = False
+        self._idle = 0
+        if isinstance(cpu, TimeStamped):
+            cpu.time_stamp = lambda: self.now + cpu.executed()  # 1 GHz, as RDTSC shows it
+        region = memory.map("gates", gates_at, GATES_SIZE, Prot.RX)
+        cpu.attach(region)
+        cpu.add_gates(region.start, region.end)
+        self._next_gate = region.start
+        self._gates_end = region.end
+        self._return = self.gate("return to Python", self._misplaced_return)
+
+    @property
+    def threads(self) -> dict[int, Thread]:
+        """All threads by tid, those that have exited included."""
+        return self.linux.threads
+
+    @property
+    def now(self) -> int:
+        """The time of the running thread, in ns."""
+        return self._running.time if self._running is not None else 0
+
+    def gate(self, name: str, function: GateFunction) -> int:
+        """A new address at which machine code calls a Python function.
+
+        The function gets the thread, with its registers current, and may change them. If it
+        returns None the thread goes on as RET would, else at the address that it returns.
+        """
+        address = self._next_gate
+        if address >= self._gates_end:
+            raise ValueError(f"no room for gate {name}: {len(self._gates)} are defined")
+        self._next_gate += GATE_SPACING
+        self._gates[address] = function
+        self.gate_names[address] = name
+        return address
+
+    def watch(self, start: int, end: int) -> None:
+        """Single-steps `[start, end)` from now on."""
+        self.cpu.add_watch(start, end)
+        bisect.insort(self._watched, (start, end))
+
+    def add_breakpoint(self, address: int, function: Callable[[Thread], None]) -> None:
+        """Calls the function each time a thread is about to execute this unwatched instruction.
+
+        If a signal or a change of registers then takes the thread elsewhere, the function is
+        called again when it comes back.
+        """
+        self.breakpoints[address] = function
+        self.cpu.add_breakpoint(address)
+
+    def remove_breakpoint(self, address: int) -> None:
+        """Takes a breakpoint back."""
+        del self.breakpoints[address]
+        self.cpu.remove_breakpoint(address)
+
+    def spawn(
+        self, *, rip: int, rsp: int, fs_base: int = 0, time: int | None = None, **registers: int
+    ) -> Thread:
+        """A new thread, ready to run, with the initial state that Linux gives one.
+
+        Its time is the running thread's unless given. The first one's tid is the pid.
+        """
+        block = Registers()
+        for name, value in (registers | {"RIP": rip, "RSP": rsp, "FS_BASE": fs_base}).items():
+            block[name] = value
+        return self.linux.add_thread(block, self.now if time is None else time)
+
+    def registers(self, thread: Thread) -> Registers:
+        """`thread.registers`, made current; for listeners and `Observer.stepping`."""
+        self._sync(thread)
+        return thread.registers
+
+    def stop(self) -> None:
+        """Makes `run` return None at the next boundary; the next `run` goes on right there."""
+        self._stopping = True
+
+    def run(self) -> int | None:
+        """Runs until the process exits, and returns its exit status; None after `stop`.
+
+        Raises GuestStopped where the guest cannot go on. The machine can then be inspected.
+        """
+        self._stopping = False
+        process = self.linux
+        try:
+            while process.exit_status is None and not self._stopping:
+                thread, limit = self._pick()
+                if thread.sigpending:
+                    self._sync(thread)
+                    signals.deliver(process, thread)
+                if thread.state is ThreadState.RUNNABLE:
+                    self._advance(thread, limit)
+        finally:
+            if self._live is not None:
+                self._sync(self._live)
+        return process.exit_status
+
+    def call(self, thread: Thread, address: int, **registers: int) -> Registers:
+        """Runs machine code as a function on the thread's stack, and returns the registers.
+
+        The thread's own registers are as before afterwards. The stack pointer starts below the
+        red zone, or at a given RSP, aligned so that the callee sees RSP % 16 == 8. Nothing else
+        runs meanwhile and no signal is delivered; system calls work, but may not wait. The
+        observer hears of the steps only. Raises GuestStopped for what goes wrong inside.
+        """
+        self._sync(thread)
+        saved, running = thread.registers, self._running
+        waiting = (thread.state, thread.wait, thread.wake_at, thread.break_passed)
+        thread.registers = saved.copy()
+        for name, value in registers.items():
+            thread.registers[name] = value
+        rsp = (registers.get("RSP", saved["RSP"] - RED_ZONE) & -16) - 8
+        self.memory.put_u64(rsp, self._return)
+        thread.registers["RSP"] = rsp
+        thread.registers["RIP"] = address
+        thread.state, thread.wait, thread.wake_at = ThreadState.RUNNABLE, None, None
+        self._running = thread
+        try:
+            while self._rip(thread) != self._return:
+                self._advance(thread, FOREVER, nested=True)
+            return self.registers(thread)
+        finally:
+            self._sync(thread)
+            thread.registers = saved
+            thread.state, thread.wait, thread.wake_at, thread.break_passed = waiting
+            self._running = running
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all that a run can change: writable memory, threads, kernel, counters."""
+        regions = tuple(
+            (region.name, region.start, region.prot, bytes(region.view))
+            for region in self.memory.regions
+            if region.prot & Prot.WRITE
+        )
+        current = None if self._current is None else self._current.tid
+        return Snapshot(regions, self.linux.save(), self.instructions, current)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a snapshot of this machine, or of one with the same memory map and gates.
+
+        Raises ValueError where writable memory was mapped since.
+        """
+        known = {start for _, start, _, _ in snapshot.regions}
+        for region in self.memory.regions:
+            if region.prot & Prot.WRITE and region.start not in known:
+                raise ValueError(f"{region.name} was mapped after the snapshot was taken")
+        for name, start, prot, data in snapshot.regions:
+            found = self.memory.find(start)
+            if found is None:
+                found = self.memory.map(name, start, len(data), prot)
+                self.cpu.attach(found)
+            if found.size != len(data):
+                raise ValueError(f"{name} has another size than in the snapshot")
+            found.view[:] = data
+            if prot & Prot.EXEC:
+                self.cpu.flush_code(start, found.size)
+        self.linux.restore(snapshot.process)
+        self.instructions = snapshot.instructions
+        self._current = None if snapshot.current is None else self.threads[snapshot.current]
+        self._running = self._current
+        self._live = None
+        self._idle = 0
+
+    def _pick(self) -> tuple[Thread, int]:
+        """The thread to run, and the time at which another one's turn may come."""
+        current = self._current
+        if current is not None and current.ready and not self.linux.need_resched:
+            limit = self._limit(current)
+            if current.time < limit:
+                return current, limit
+        self.linux.need_resched = False
+        best, best_time = None, FOREVER
+        for thread in self.threads.values():  # in the order of tids: the first of equals runs
+            time = thread.time if thread.ready else thread.wake_at
+            if time is not None and time < best_time:
+                best, best_time = thread, time
+        if best is None:
+            raise self._deadlock()
+        for thread in self.threads.values():
+            if thread.wake_at is not None and not thread.ready and thread.wake_at <= best_time:
+                self._time_out(thread, thread.wake_at)
+        self._current = self._running = best
+        return best, self._limit(best)
+
+    def _limit(self, thread: Thread) -> int:
+        """How far a thread may run: a slice ahead of others that are ready, and to each alarm."""
+        limit = FOREVER
+        for other in self.threads.values():
+            if other is thread:
+                continue
+            if other.ready:
+                limit = min(limit, other.time + self.slice_ns)
+            elif other.wake_at is not None:
+                limit = min(limit, other.wake_at)
+        return limit
+
+    def _time_out(self, thread: Thread, time: int) -> None:
+        assert thread.wait is not None
+        if thread.tid in self.linux.futex_queue:
+            self.linux.futex_queue.remove(thread.tid)
+        thread.wake(time, thread.wait.timeout_result)
+
+    def _deadlock(self) -> Deadlock:
+        waits = [
+            f"thread {t.tid} in {t.wait.name}" + (f" on {t.wait.uaddr:#x}" if t.wait.uaddr else "")
+            for t in self.linux.alive()
+            if t.wait is not None
+        ]
+        detail = "; ".join(waits) if waits else "there is no thread"
+        return Deadlock(f"every thread waits and nothing can wake one: {detail}")
+
+    def _sync(self, thread: Thread) -> None:
+        """Brings the thread's registers from the processor, if they are there."""
+        if self._live is thread and not self._fresh:
+            self.cpu.save(thread.registers)
+            self._image = bytes(thread.registers.block)
+            self._fresh = True
+
+    def _enter(self, thread: Thread) -> None:
+        """Brings the thread's registers into the processor, unless they are there."""
+        if self._live is thread:
+            if not self._fresh:
+                return
+            if thread.registers.block != self._image:
+                self.cpu.load(thread.registers)
+        else:
+            if self._live is not None:
+                self._sync(self._live)
+            self.cpu.load(thread.registers)
+            self._live = thread
+        self._fresh = False
+
+    def _rip(self, thread: Thread) -> int:
+        if self._live is thread and not self._fresh:
+            return self.cpu.rip()
+        return thread.registers["RIP"]
+
+    def _advance(self, thread: Thread, limit: int, *, nested: bool = False) -> None:
+        """Does what is to be done at this boundary, or runs code up to some later one."""
+        rip = self._rip(thread)
+        gate = self._gates.get(rip)
+        watched = self._range(rip) if gate is None else None
+        inside = gate is not None or watched is not None
+        if not nested and thread.inside is not inside and self._cross(thread, inside):
+            return
+        if gate is not None:
+            self._call_gate(thread, gate)
+        elif watched is not None:
+            self._step(thread, limit, watched, rip, nested)
+        else:
+            self._execute(thread, limit, rip, nested)
+
+    def _range(self, rip: int) -> tuple[int, int] | None:
+        """The watched range that holds an address."""
+        index = bisect.bisect_right(self._watched, (rip, FOREVER * 4)) - 1
+        if index >= 0 and rip < self._watched[index][1]:
+            return self._watched[index]
+        return None
+
+    def _cross(self, thread: Thread, inside: bool) -> bool:
+        """Notes that the thread crosses into or out of watched code; whether anyone was told."""
+        before, thread.inside = thread.inside, inside
+        if before is None or self.observer is None:
+            return False
+        self._sync(thread)
+        (self.observer.entered if inside else self.observer.left)(thread)
+        return True
+
+    def _call_gate(self, thread: Thread, function: GateFunction) -> None:
+        self._sync(thread)
+        self._no_progress(thread)
+        thread.break_passed = None
+        address = function(thread)
+        registers = thread.registers
+        if address is None:
+            rsp = registers["RSP"]
+            try:
+                address = self.memory.u64(rsp)
+            except UnmappedError:
+                fault = Fault(FaultKind.READ, registers["RIP"], rsp, "RET of a gate")
+                faults.raise_fault(self.linux, thread, fault, fatal=True)
+                return
+            registers["RSP"] = rsp + 8
+        registers["RIP"] = address
+
+    def _misplaced_return(self, thread: Thread) -> int | None:
+        raise GuestStopped(
+            "a return to Python without a call from there", thread.tid, thread.registers.copy()
+        )
+
+    def _no_progress(self, thread: Thread) -> None:
+        """Python is called at a boundary; endlessly often at one boundary is a loop."""
+        self._idle += 1
+        if self._idle > STUCK:
+            raise GuestStopped(
+                f"{STUCK} calls into Python without an instruction between them, at "
+                f"{thread.registers['RIP']:#x}",
+                thread.tid,
+                thread.registers.copy(),
+            )
+
+    def _allowance(self, thread: Thread, limit: int) -> int:
+        """How many instructions the thread may execute: at least one, or BudgetExhausted."""
+        count = limit - thread.time
+        if self.budget is not None:
+            left = self.budget - self.instructions
+            if left <= 0:
+                registers = self.registers(thread).copy()
+                raise BudgetExhausted(
+                    f"the budget of {self.budget} instructions is used up at {registers['RIP']:#x}",
+                    thread.tid,
+                    registers,
+                )
+            count = min(count, left)
+        return count
+
+    def _step(
+        self, thread: Thread, limit: int, watched: tuple[int, int], rip: int, nested: bool
+    ) -> None:
+        """Single-steps watched code."""
+        run, where, observer, events = self.cpu.run, self.cpu.rip, self.observer, self.events
+        start, end = watched
+        last = thread.time + self._allowance(thread, limit)
+        thread.break_passed = None
+        self._enter(thread)
+        while True:
+            if observer is not None:
+                observer.stepping(thread, rip)
+                if self._fresh:
+                    self._enter(thread)
+            stop = run(1, armed=False)
+            if stop.executed:
+                thread.time += 1
+                thread.instructions += 1
+                self.instructions += 1
+                if events.executed_wanted:
+                    self._executed(thread, rip)
+            if stop.reason is not StopReason.COUNT:
+                self._idle = 0
+                self._stopped(thread, stop, nested)
+                return
+            if self._fresh:  # a listener wanted the registers
+                self._enter(thread)
+            rip = where()
+            if (
+                not start <= rip < end
+                or thread.time >= last
+                or thread.sigpending
+                or self._stopping
+            ):
+                self._idle = 0
+                return
+
+    def _execute(self, thread: Thread, limit: int, rip: int, nested: bool) -> None:
+        """Runs unwatched code: up to the timer, a breakpoint, a gate, watched code, the limit."""
+        count = self._allowance(thread, limit)
+        if self.timer is not None and not nested:
+            due = self.timer.due(thread)
+            if due is not None:
+                if due <= 0:
+                    self._sync(thread)
+                    self._no_progress(thread)
+                    self.timer.fire(thread)
+                    return
+                count = min(count, due)
+        function = self.breakpoints.get(rip)
+        if function is not None and thread.break_passed != rip:
+            thread.break_passed = rip
+            self._sync(thread)
+            self._no_progress(thread)
+            function(thread)
+            return
+        thread.break_passed = None
+        if self.step_all or function is not None:
+            count = 1
+        self._enter(thread)
+        stop = self.cpu.run(count, armed=function is None)
+        if stop.executed:
+            self._idle = 0
+            thread.time += stop.executed
+            thread.instructions += stop.executed
+            self.instructions += stop.executed
+            if not nested:
+                thread.user_instructions += stop.executed
+            if self.step_all and self.events.executed_wanted:
+                self._executed(thread, rip)
+        self._stopped(thread, stop, nested)
+
+    def _executed(self, thread: Thread, rip: int) -> None:
+        self.events.emit(Executed(tid=thread.tid, pc=rip, index=self.instructions - 1))
+
+    def _stopped(self, thread: Thread, stop: Stop, nested: bool) -> None:
+        """Answers a system call or a fault; all other stops are seen at the next boundary."""
+        if stop.reason is StopReason.SYSCALL:
+            self._sync(thread)
+            syscalls.dispatch(self.linux, thread)
+            if nested and (
+                thread.state is not ThreadState.RUNNABLE or self.linux.exit_status is not None
+            ):
+                raise GuestStopped(
+                    "a system call waits or exits in a call from Python",
+                    thread.tid,
+                    thread.registers.copy(),
+                )
+        elif stop.fault is not None:
+            self._sync(thread)
+            faults.raise_fault(self.linux, thread, stop.fault, fatal=nested)
