@@ -22,10 +22,8 @@ def integer(token: Token) -> int:
     """The value of an integer literal; base by its prefix, a leading 0 means octal."""
     text = token.text
     try:
-        if _LEADING_ZERO.match(text):
-            value = int(text.replace("_", ""), 8)
-        else:
-            value = int(text, 0)  # refuses 09, which is no octal number
+        # Base 0 refuses 09, which is no octal number, but also 07.
+        value = int(text.replace("_", ""), 8 if _LEADING_ZERO.match(text) else 0)
     except ValueError:
         raise Fault(token.span, f"{text} is not an integer") from None
     if value >= 1 << 64:

@@ -1,4 +1,4 @@
-"""VEX and EVEX encodings (Intel's manual, volume 2, 2.3 and 2.7), which Keystone lacks or errs in."""
+"""VEX and EVEX encodings (Intel's manual, volume 2, 2.3, 2.7), which Keystone lacks or errs in."""
 
 from __future__ import annotations
 
