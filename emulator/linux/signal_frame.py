@@ -58,6 +58,7 @@ FIX_EFLAGS: Final = int(
 )  # fmt: skip
 _CLEARED_AT_ENTRY: Final = int(Flags.DF | Flags.RF | Flags.TF)
 
+_ADDRESS: Final = 0xFFFF_FFFF_FFFF_FFFF
 _ALTSTACK_AT: Final = UCONTEXT + OFFSETS["ss_sp"]
 _SIGMASK_AT: Final = UCONTEXT + OFFSETS["uc_sigmask"]
 _SIGCONTEXT_AT: Final = UCONTEXT + OFFSETS["R8"]
@@ -102,12 +103,12 @@ def place(rsp: int, flags: int, altstack: AltStack) -> Frame:
 
     Raises AccessFault where it would not fit on the alternate stack.
     """
-    sp = rsp - RED_ZONE
+    sp = rsp - RED_ZONE & _ADDRESS
     entering = bool(flags & SaFlags.ONSTACK) and altstack.status(sp) == 0
     if entering:
         sp = altstack.sp + altstack.size
-    area = (sp - fpstate.FRAME_SIZE) & -64
-    address = ((area - FRAME_SIZE) & -FRAME_ALIGNMENT) - 8
+    area = (sp - fpstate.FRAME_SIZE) & _ADDRESS & -64
+    address = ((area - FRAME_SIZE) & -FRAME_ALIGNMENT) - 8 & _ADDRESS
     onstack = entering or altstack.on(rsp)
     if onstack and not altstack.holds(address):
         raise AccessFault(address)
