@@ -345,7 +345,7 @@ def _two_immediate(
 ) -> Encoded | None:
     name = insn.mnemonic
     width = context.width
-    number = -1 if insn.form == "general" else _gpr(first)
+    number = _gpr(first)
     if name in _ALU or name == "test":
         if width < 64:
             _signed(value, width)
@@ -398,7 +398,7 @@ def _mov(
 ) -> Encoded | None:
     width = context.width
     small = width == 8
-    if insn.form == "load":
+    if insn.load:
         return context.emit(b"\x8b", _gpr(first), second)
     if not isinstance(second, Imm):
         return _load_store(context, 0x88 if small else 0x89, 0x8A if small else 0x8B, first, second)

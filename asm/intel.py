@@ -52,7 +52,7 @@ class Insn(NamedTuple):
     mask: str = ""  # EVEX opmask register
     zeroing: bool = False
     rounding: str = ""  # EVEX: "rn-sae", "rd-sae", "ru-sae", "rz-sae", "sae"
-    form: str = ""  # "general": not the accumulator's short form; "load": of two, the load opcode
+    load: bool = False  # of two encodings of a register move, the load opcode
 
 
 def number(value: int) -> str:

@@ -149,13 +149,7 @@ class Translator:
             converted.append(self.operand(prog, operand, width))
         if not spec.intel_order:
             converted.reverse()
-        form = ""
-        if operands and widths and widths[-1] == 8:
-            # Only AL as such has the short form with an immediate; AX stands for it without.
-            imm = any(isinstance(c, Imm) for c in converted)
-            if imm and any(o.reg is not None and o.reg.name == "AX" for o in operands):
-                form = "general"
-        return self._code(Insn(spec.intel, tuple(converted), form=form), operands)
+        return self._code(Insn(spec.intel, tuple(converted)), operands)
 
     def code(self, insn: Insn, operands: list[Operand]) -> Code:
         """An instruction with the reference of its symbolic operand, if one is."""
@@ -362,7 +356,7 @@ def _mov(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> C
         return self.code(mov_immediate(self, prog, source, destination), operands)
     if prog.op == "MOVLQZX" and all(o.kind is Kind.REG for o in operands):
         code = self.ordinary(prog, operands, spec)
-        return Code(code.insn._replace(form="load"), code.reference)
+        return Code(code.insn._replace(load=True), code.reference)
     return self.ordinary(prog, operands, spec)
 
 
