@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Final
 
 
@@ -68,8 +68,8 @@ SYNCHRONOUS: Final = frozenset(
 )
 
 
-class SaFlags(IntFlag):
-    """sa_flags; the kernel drops all others (UAPI_SA_FLAGS)."""
+class SaFlags(IntEnum):
+    """Bits of sa_flags; the kernel drops all others (UAPI_SA_FLAGS)."""
 
     NOCLDSTOP = 0x1
     NOCLDWAIT = 0x2

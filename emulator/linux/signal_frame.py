@@ -56,6 +56,8 @@ FIX_EFLAGS: Final = int(
     Flags.AC | Flags.OF | Flags.DF | Flags.TF | Flags.SF | Flags.ZF | Flags.AF | Flags.PF
     | Flags.CF | Flags.RF
 )  # fmt: skip
+_RF: Final = int(Flags.RF)
+_TF: Final = int(Flags.TF)
 _CLEARED_AT_ENTRY: Final = int(Flags.DF | Flags.RF | Flags.TF)
 
 _ADDRESS: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -194,8 +196,8 @@ def restore_sigcontext(memory: Memory, frame: int, registers: Registers) -> None
     _BLOCK.pack_into(registers.block, 0, *(values[i] for i in _FROM_SIGCONTEXT))
     flags = (flags & ~FIX_EFLAGS) | (registers["RFLAGS"] & FIX_EFLAGS)
     # The processor clears RF as soon as an instruction has executed; nothing here reads it.
-    registers["RFLAGS"] = flags & ~Flags.RF
-    if flags & Flags.TF:
+    registers["RFLAGS"] = flags & ~_RF
+    if flags & _TF:
         raise GuestStopped(
             "rt_sigreturn sets the trap flag: single-stepping by the guest is not modelled",
             registers=registers.copy(),

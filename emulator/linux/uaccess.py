@@ -6,7 +6,7 @@ calls answer EFAULT to an AccessFault; signal delivery answers with SIGSEGV.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emulator.memory import Prot
 
@@ -22,12 +22,17 @@ class AccessFault(Exception):  # noqa: N818  # the kernel's word
         self.address = address
 
 
-def _pieces(memory: Memory, address: int, size: int, prot: Prot) -> list[memoryview]:
+# Plain numbers: operators of IntFlag are slow, and every signal passes here a dozen times.
+_READ: Final = int(Prot.READ)
+_WRITE: Final = int(Prot.WRITE)
+
+
+def _pieces(memory: Memory, address: int, size: int, prot: int) -> list[memoryview]:
     """The backing memory of a range, region by region."""
     pieces = []
     while size > 0:
         region = memory.find(address)
-        if region is None or not region.prot & prot:
+        if region is None or not int(region.prot) & prot:
             raise AccessFault(address)
         offset = address - region.start
         piece = region.view[offset : offset + size]
@@ -39,18 +44,18 @@ def _pieces(memory: Memory, address: int, size: int, prot: Prot) -> list[memoryv
 
 def check_writable(memory: Memory, address: int, size: int) -> None:
     """Raises AccessFault where copy_to_user would."""
-    _pieces(memory, address, size, Prot.WRITE)
+    _pieces(memory, address, size, _WRITE)
 
 
 def copy_from_user(memory: Memory, address: int, size: int) -> bytes:
     """Reads `size` bytes of readable user memory; raises AccessFault."""
-    return b"".join(_pieces(memory, address, size, Prot.READ))
+    return b"".join(_pieces(memory, address, size, _READ))
 
 
 def copy_to_user(memory: Memory, address: int, data: bytes | bytearray) -> None:
     """Writes to writable user memory; all of it is checked before the first byte changes."""
     offset = 0
-    for piece in _pieces(memory, address, len(data), Prot.WRITE):
+    for piece in _pieces(memory, address, len(data), _WRITE):
         piece[:] = data[offset : offset + len(piece)]
         offset += len(piece)
 

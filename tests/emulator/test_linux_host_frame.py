@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING
 import pytest
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
+from emulator.events import EventStream
+from emulator.fault import Fault, FaultKind
 from emulator.linux import fpstate, signal_frame
+from emulator.linux.faults import raise_fault
+from emulator.linux.process import Process
 from emulator.linux.signal_abi import SI_TKILL, AltStack, SaFlags, SigAction, SigInfo
+from emulator.linux.signal_frame import Trap
+from emulator.linux.signals import deliver
 from emulator.memory import Memory, Prot
 from emulator.registers import GENERAL, Registers
 
@@ -37,6 +43,7 @@ STACK_TOP = BASE + 0x20000
 RSP = STACK_TOP - 0x1008
 ALT, ALT_SIZE = BASE + 0x30000, 0x8000
 OTHER_STACK = BASE + 0x3E000
+READ_ONLY = BASE + 0x3F000
 SIGNAL = 23  # SIGURG
 RED_ZONE_PATTERN = bytes(range(128))
 
@@ -114,6 +121,8 @@ class Host:
         flags: int = FLAGS,
         rsp: int = RSP,
         altstack: AltStack | None = None,
+        act: str = "syscall",
+        signal: int = SIGNAL,
     ) -> Outcome:
         pid, tid = os.getpid(), threading.get_native_id()
         values = TEST_VALUES | {"RAX": 234, "RDI": pid, "RSI": tid, "RDX": SIGNAL, "RSP": rsp}
@@ -127,10 +136,11 @@ class Host:
             push {flags}
             popfq
             {loads}
-            syscall
         """
         self._put(CODE, enter_code := assemble(enter, CODE))
-        sent_rip = CODE + len(enter_code)
+        act_rip = CODE + len(enter_code)
+        self._put(act_rip, act_code := assemble(act, act_rip))
+        sent_rip = act_rip + len(act_code)
         stores = "".join(f"mov [{AFTER + 8 * i}], {name};" for i, name in enumerate(GENERAL))
         leave = f"""
             {stores}
@@ -162,22 +172,24 @@ class Host:
         stack = altstack or AltStack()
         packed_stack = AltStack.FORMAT.pack(stack.sp, stack.flags, stack.size)
         call = self.libc.syscall
-        assert call(13, SIGNAL, action.pack(), old_action, 8) == 0
+        assert call(13, signal, action.pack(), old_action, 8) == 0
         assert call(131, packed_stack, old_stack) == 0
         try:
             ctypes.CFUNCTYPE(None)(CODE)()
         finally:
             after_stack = ctypes.create_string_buffer(24)
             call(131, old_stack, after_stack)
-            call(13, SIGNAL, old_action, None, 8)
+            call(13, signal, old_action, None, 8)
         data = bytes(self.memory)
         sent = registers_from_fx(test_fx())
         for name, value in values.items():
             sent[name] = value
-        # SYSCALL leaves RIP in RCX and RFLAGS in R11; tgkill returned 0.
-        for name, value in (("RAX", 0), ("RCX", sent_rip), ("R11", flags), ("RIP", sent_rip)):
-            sent[name] = value
         sent["RFLAGS"] = flags
+        sent["RIP"] = act_rip
+        if act == "syscall":
+            # SYSCALL leaves RIP in RCX and RFLAGS in R11; tgkill returned 0.
+            for name, value in (("RAX", 0), ("RCX", sent_rip), ("R11", flags), ("RIP", sent_rip)):
+                sent[name] = value
         names = (*GENERAL, "RFLAGS")
         entry, after = (
             dict(zip(names, struct.unpack_from("<17Q", data, at - BASE), strict=True))
@@ -204,7 +216,10 @@ def host() -> Iterator[Host]:
     at = libc.mmap(BASE, SIZE, 7, private_anonymous_fixed_noreplace, -1, 0)
     if at != BASE:
         pytest.skip("the host does not give writable and executable memory at a fixed address")
+    libc.mprotect(ctypes.c_void_p(READ_ONLY), ctypes.c_size_t(0x1000), 1)
+    ctypes.string_at(READ_ONLY, 1)  # the page is present from here on
     yield Host(libc, (ctypes.c_char * SIZE).from_address(BASE))
+    libc.mprotect(ctypes.c_void_p(READ_ONLY), ctypes.c_size_t(0x1000), 7)
     libc.munmap(ctypes.c_void_p(BASE), ctypes.c_size_t(SIZE))
 
 
@@ -216,13 +231,22 @@ def build_like(
     memory.map("all", BASE, SIZE, Prot.RW | Prot.EXEC)
     registers = outcome.sent.copy()
     action = SigAction(HANDLER, sa_flags | SaFlags.RESTORER, RESTORER, 1 << 9)
-    frame = signal_frame.build(memory, registers, outcome.info, action, altstack=altstack)
+    frame = signal_frame.build(
+        memory, registers, outcome.info, action, altstack=altstack, trap=trap_of(outcome)
+    )
     return memory, registers, frame
+
+
+def trap_of(outcome: Outcome) -> Trap:
+    """What the host's thread remembers of its last exception, in this process or before."""
+    names = ("err", "trapno", "cr2")
+    ucontext = outcome.entry["RDX"]
+    return Trap(*(outcome.u64(ucontext + signal_frame.OFFSETS[name]) for name in names))
 
 
 CASES = {
     "normal stack": (SaFlags.SIGINFO, AltStack()),
-    "no siginfo asked for": (SaFlags(0), AltStack()),
+    "no siginfo asked for": (0, AltStack()),
     "alternate stack not asked for": (SaFlags.SIGINFO, AltStack(ALT, 0, ALT_SIZE)),
     "alternate stack": (SaFlags.SIGINFO | SaFlags.ONSTACK, AltStack(ALT, 0, ALT_SIZE)),
     "odd alternate stack": (SaFlags.SIGINFO | SaFlags.ONSTACK, AltStack(ALT + 5, 0, 0x7F01)),
@@ -374,3 +398,72 @@ def test_altstack_in_the_frame_is_taken_back_by_the_hosts_rule(host: Host) -> No
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
     if release >= (6, 12):
         assert on_it.altstack == altstack
+
+
+# Instruction, the fault that the processor reports with the address, signal.
+FAULTS = {
+    "read of unmapped memory": ("mov rbx, [rax]", FaultKind.READ, 234, 11),
+    "write to unmapped memory": ("mov [rax], rbx", FaultKind.WRITE, 234, 11),
+    "jump to unmapped memory": ("jmp rax", FaultKind.FETCH, 234, 11),
+    "write to a read-only page": (
+        f"mov [{READ_ONLY + 8}], rbx",
+        FaultKind.WRITE_PROTECTED,
+        READ_ONLY + 8,
+        11,
+    ),
+    "jump to a page that is not executable": (
+        f"jmp {READ_ONLY + 8}",
+        FaultKind.FETCH_PROTECTED,
+        READ_ONLY + 8,
+        11,
+    ),
+    "address that is not canonical": ("mov rax, [rbx]", FaultKind.READ, TEST_VALUES["RBX"], 11),
+    "read of the kernel's half": (
+        "mov rax, [rdx - 0x1000]",
+        FaultKind.READ,
+        SIGNAL - 0x1000 + 2**64,
+        11,
+    ),
+    "invalid instruction": ("ud2", FaultKind.INVALID, None, 4),
+    "division overflow": ("div rdx", FaultKind.DIVIDE, None, 8),
+    "breakpoint": ("int3", FaultKind.BREAKPOINT, None, 5),
+    "breakpoint in two bytes": (".byte 0xcd, 3", FaultKind.BREAKPOINT, None, 5),
+    "privileged instruction": ("hlt", FaultKind.PRIVILEGED, None, 11),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_frame_of_a_fault_is_the_one_that_the_hosts_kernel_builds(host: Host, case: str) -> None:
+    act, kind, address, signal = FAULTS[case]
+    go_on = ("RIP", CODE + 0x700)
+    outcome = host.run(sa_flags=SaFlags.SIGINFO, act=act, signal=signal, handler=patch(go_on))
+    assert outcome.mark == 1
+    memory = Memory()
+    memory.map("all", BASE, READ_ONLY - BASE, Prot.RW | Prot.EXEC)
+    memory.map("read-only", READ_ONLY, 0x1000, Prot.READ)
+    memory.write(BASE, outcome.stack[: READ_ONLY - BASE])
+    process = Process(memory, EventStream(), lambda _: None)
+    process.actions[signal] = SigAction(
+        HANDLER, SaFlags.SIGINFO | SaFlags.RESTORER, RESTORER, 1 << 9
+    )
+    thread = process.add_thread(outcome.sent.copy(), 0)
+    host_trap = trap_of(outcome)
+    if host_trap.trapno != 14:  # CR2 is left over from the last page fault
+        thread.trap = Trap(cr2=host_trap.cr2)
+    pc = outcome.sent["RIP"]
+    if act.startswith("jmp"):
+        assert address is not None
+        thread.registers["RIP"] = pc = address
+    raise_fault(process, thread, Fault(kind, pc, address))
+    deliver(process, thread)
+    frame = thread.registers["RSP"]
+    memory.put_u64(thread.registers["RDX"] + signal_frame.OFFSETS["RIP"], go_on[1])
+    mine = bytearray(memory.read(frame, signal_frame.FRAME_SIZE))
+    at = outcome.entry["RSP"] - BASE
+    theirs = bytearray(outcome.stack[at : at + signal_frame.FRAME_SIZE])
+    pointer = 8 + signal_frame.OFFSETS["fpstate"]
+    mine[pointer : pointer + 8] = theirs[pointer : pointer + 8] = bytes(8)
+    # reserved1 of the sigcontext is not written, and the memory there is the host's other frame's.
+    reserved = slice(pointer + 8, pointer + 72)
+    mine[reserved] = theirs[reserved] = bytes(64)
+    assert mine.hex(" ", 8) == theirs.hex(" ", 8)
