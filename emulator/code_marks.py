@@ -1,24 +1,24 @@
 """What is special about which instruction: a byte for every byte of executable memory.
 
 The hooks of a Unicorn engine look the byte up before each instruction (emulator.hooks says what
-it holds). An instruction is examined by emulator.fence when it is reached for the first time; in
-memory that the guest itself can write, every time.
+it holds). An instruction is examined by emulator.fence when it is reached for the first time.
 """
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emulator import fence
 from emulator.hooks import Mark
-from emulator.memory import Prot, UnmappedError
+from emulator.memory import UnmappedError
 
 if TYPE_CHECKING:
     from emulator.memory import Memory, Region
 
-_FORGET = bytes(i & ~int(Mark.EXAMINED | Mark.FENCE | Mark.REPEAT) for i in range(256))
+_EXAMINED: Final = int(Mark.EXAMINED)
+_FORGET: Final = bytes(i & ~int(Mark.EXAMINED | Mark.FENCE | Mark.REPEAT) for i in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +81,16 @@ class CodeMarks:
 
     def examine(self, address: int) -> int:
         """The marks of an instruction that was not examined yet, without EXAMINED."""
-        place = self.find(address)
-        region = self.memory.find(address)
-        if place is None or region is None:
-            raise UnmappedError(address, 1)
-        marks, offset = place
-        found = marks[offset] | fence.marks(self.code(address))
-        if not region.prot & Prot.WRITE:
-            marks[offset] = found
-        return found & ~Mark.EXAMINED
+        for marked in self.regions:
+            offset = address - marked.region.start
+            if 0 <= offset < marked.region.size:
+                code = bytes(marked.region.view[offset : offset + fence.MAX_LENGTH])
+                if len(code) < fence.MAX_LENGTH:
+                    code = self.code(address)
+                found = marked.marks[offset] | fence.marks(code)
+                marked.marks[offset] = found
+                return found & ~_EXAMINED
+        raise UnmappedError(address, 1)
 
     def forget(self, start: int, size: int) -> None:
         """Has instructions examined again that lie in a range, or reach into it."""

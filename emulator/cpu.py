@@ -12,6 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from emulator.fault import Fault
     from emulator.memory import Memory, Region
     from emulator.registers import Registers
@@ -41,6 +43,7 @@ class Cpu(Protocol):
     """One processor in user mode (CPL 3 semantics), running the code of one `Memory`."""
 
     memory: Memory
+    name: str  # of the engine and its way of counting, as reports quote it
 
     def attach(self, region: Region) -> None:
         """Makes a region of `memory` visible to the processor."""
@@ -75,6 +78,11 @@ class Cpu(Protocol):
 
     def refuse(self, address: int, detail: str) -> None:
         """Makes the instruction at `address` a REFUSED fault, armed or not."""
+
+    def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
+        """Tells where instructions start, as (address, bytes), so that the special ones are
+        executed exactly or refused by name.
+        """
 
     def flush_code(self, start: int, size: int) -> None:
         """Forgets translations of code that Python has changed."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulator.registers import Registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +36,38 @@ def disassemble(data: bytes, address: int, count: int = 0) -> list[Decoded]:
         Decoded(start, size, f"{mnemonic} {operands}".rstrip(), mnemonic)
         for start, size, mnemonic, operands in _capstone().disasm_lite(data, address, count)
     ]
+
+
+@cache
+def _detailed() -> Any:
+    import capstone  # noqa: PLC0415
+
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = True
+    return engine
+
+
+def memory_operands(data: bytes, registers: Registers) -> list[tuple[int, int]]:
+    """(address, size in bytes) of each memory operand of the instruction that `data` starts with.
+
+    Addresses are computed from `registers`, whose RIP is the instruction's. Segment bases are
+    left out of account, and so are implicit operands such as PUSH's.
+    """
+    from capstone.x86 import X86_OP_MEM  # noqa: PLC0415
+
+    rip = registers["RIP"]
+    instruction = next(_detailed().disasm(data, rip, 1), None)
+    if instruction is None:
+        return []
+    found = []
+    for operand in instruction.operands:
+        if operand.type != X86_OP_MEM:
+            continue
+        address = operand.mem.disp
+        for number, scale in ((operand.mem.base, 1), (operand.mem.index, operand.mem.scale)):
+            if number:
+                name = str(instruction.reg_name(number)).upper()
+                value = rip + instruction.size if name == "RIP" else registers[name]
+                address += value * scale
+        found.append((address & 0xFFFF_FFFF_FFFF_FFFF, operand.size))
+    return found

@@ -24,6 +24,17 @@ _VEX: Final = frozenset(b"\xc4\xc5")
 _EVEX: Final = 0x62
 MAX_LENGTH: Final = 15  # SDM volume 2, 2.3.11
 
+# First bytes, behind a REX prefix if there is one, that alone say that all is well.
+_HARMLESS: Final = (
+    frozenset(range(256))
+    - _LEGACY_PREFIXES
+    - _PORT
+    - _VEX
+    - frozenset(range(0x40, 0x50))
+    - {_EVEX, 0x0F, 0x8F, 0xF1}
+)
+_EXAMINED: Final = int(Mark.EXAMINED)
+
 
 class Special(Enum):
     """What the bytes of an instruction are, as far as the fence cares."""
@@ -82,14 +93,15 @@ def classify(code: bytes) -> Special:
     return Special.PLAIN
 
 
-def marks(code: bytes) -> Mark:
+def marks(code: bytes) -> int:
     """The marks of an instruction that was examined."""
+    first = code[0]
+    if (code[1] if first & 0xF0 == 0x40 else first) in _HARMLESS:
+        return _EXAMINED
     special = classify(code)
     if special is Special.PLAIN:
-        return Mark.EXAMINED
-    if special is Special.REPEAT:
-        return Mark.EXAMINED | Mark.REPEAT
-    return Mark.EXAMINED | Mark.FENCE
+        return _EXAMINED
+    return _EXAMINED | (Mark.REPEAT if special is Special.REPEAT else Mark.FENCE)
 
 
 def is_undefined(code: bytes) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import re
 import struct
 from ctypes import CFUNCTYPE, c_int, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Final
@@ -107,6 +108,7 @@ _EXCEPTIONS: Final = {
     19: (FaultKind.EXCEPTION, "SIMD floating-point exception"),
 }
 
+_WIDTHS: Final = {"byte": 1, "word": 2, "dword": 4, "qword": 8, "xword": 10, "xmmword": 16}
 _STOPPED_ON: Final = (
     (Mark.GATE, StopReason.GATE),
     (Mark.BREAK, StopReason.BREAK),
@@ -133,6 +135,8 @@ class UnicornCpu:
         self._regions: list[Region] = []
         self._raised: BaseException | None = None
         self._witness: Witness | None = None
+        self._code_pages: set[int] = set()  # pages that the guest can write, and has executed
+        self._open: set[int] = set()  # those that the next instruction may write
         self._rip = 0
         self._asked = 0
         self._control = Control()
@@ -142,6 +146,7 @@ class UnicornCpu:
         enter_user_mode(self._engine)
         self._kept: list[object] = []
         self.counting = self._add_hooks(counting)
+        self.name = f"unicorn, {self.counting} counting"
         self._block = bytearray(SIZE)
         self._places = self._batch_arguments()
         self.load(Registers())
@@ -198,8 +203,11 @@ class UnicornCpu:
     def _tell_hooks(self) -> None:
         """Writes the tables of what is mapped and of where the marks are."""
         rows: list[int] = []
+        for page in self._code_pages:
+            rows += [page, PAGE, Prot.RX | (Prot.WRITE if page in self._open else 0)]
         for region in self._regions:
-            rows += [region.start, region.size, _reach(region.prot)]
+            reach = _reach(region.prot)
+            rows += [region.start, region.size, Prot.RW if reach & Prot.WRITE else reach]
         pages = (c_uint64 * (len(rows) + 3))(*rows)
         rows = []
         for marked in self._marks.regions:
@@ -299,10 +307,13 @@ class UnicornCpu:
             if words[_LEFT] == 0:
                 return Stop(StopReason.COUNT, self._asked)
             words[_REASON] = 0
+            if outcome:
+                # Blocks that exist go past the limit, and those that are made end there for ever.
+                self._engine.control(CTL_TB_FLUSH)
             error = self._engine.start(self._rip, outcome)
             if outcome:
-                # The blocks that end at `until` would end there for ever.
                 self._engine.control(CTL_TB_FLUSH)
+                self._close()
                 if not error and not words[_REASON]:
                     self._rip = self._engine.read(Register.RIP)
                     error = self._engine.start(self._rip)
@@ -419,6 +430,8 @@ class UnicornCpu:
             detail = f"non-canonical address {page | address % PAGE:#x}"
             return self._fault(FaultKind.PRIVILEGED, detail=detail)
         assert address & -PAGE == page, "a fault that came again elsewhere"
+        if page in self._code_pages:
+            return self._write_code(address)
         mapped = self.memory.find(address) is not None
         if access == MEM_WRITE:
             kind = FaultKind.WRITE_PROTECTED if mapped else FaultKind.WRITE
@@ -428,13 +441,19 @@ class UnicornCpu:
 
     def _accessed(self) -> int | None:
         if self._witness is None:
-            self._witness = Witness((region, _reach(region.prot)) for region in self._regions)
+            self._witness = Witness((region, _denying(region.prot)) for region in self._regions)
         check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
         return self._witness.address(self._rip, *self._places)
 
     def _fetch_fault(self, page: int) -> Stop | int:
         if self._words[_LEFT] == 0:
             return Stop(StopReason.COUNT, self._asked)
+        region = self.memory.find(page)
+        if region is not None and Prot.EXEC | Prot.WRITE in region.prot:
+            assert page not in self._code_pages
+            self._code_pages.add(page)
+            self._tell_hooks()
+            return 0
         address = self._rip
         if address & -PAGE != page:
             # Unicorn translates ahead, here into a page that it cannot have. Until the jump that
@@ -449,6 +468,33 @@ class UnicornCpu:
         mapped = self.memory.find(address) is not None
         kind = FaultKind.FETCH_PROTECTED if mapped else FaultKind.FETCH
         return self._fault(kind, address=address, tried=False)
+
+    def _write_code(self, address: int) -> Stop | int:
+        """Lets one instruction write to a page that has been executed.
+
+        Unicorn would notice the write, too, but where the written code is in the block that writes
+        it starts the instruction anew, and it would count twice.
+        """
+        decoded = disassemble(self._marks.code(self._rip), self._rip, 1)
+        if not decoded:
+            return self._fault(FaultKind.REFUSED, detail="self-modifying code")
+        instruction = decoded[0]
+        operand = re.search(r"(\w+) ptr", instruction.text)
+        width = _WIDTHS.get(operand[1], 1024) if operand else 8  # FXSAVE; PUSH and CALL
+        if self._rip - width < address < self._rip + instruction.size:
+            return self._fault(FaultKind.REFUSED, detail=f"{instruction.text} writes over itself")
+        page = address & -PAGE
+        self._open = {page, page + PAGE} & self._code_pages
+        self._tell_hooks()
+        self._words[_LEFT] += 1
+        return self._rip + instruction.size
+
+    def _close(self) -> None:
+        for page in self._open:
+            self._marks.forget(page, PAGE)
+        if self._open:
+            self._open = set()
+            self._tell_hooks()
 
     # Callbacks of the engine. What they raise is kept and raised when the run has ended.
 
@@ -483,6 +529,12 @@ def _address(callback: object) -> int:
 
 def _is_canonical(address: int) -> bool:
     return (address + 2**47) % 2**64 < 2**48
+
+
+def _denying(protection: Prot) -> int:
+    """What the witness lets through: no write that can be one to code."""
+    reach = _reach(protection)
+    return reach & ~Prot.WRITE if reach & Prot.EXEC else reach
 
 
 def _reach(protection: Prot) -> int:
