@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emulator.registers import Registers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,9 +28,15 @@ class Event:
 
 @dataclass(slots=True, kw_only=True)
 class Executed(Event):
-    """One instruction was single-stepped: `pc` is its address, `index` its number since boot."""
+    """One instruction was single-stepped: `pc` is its address, `index` its number since boot.
+
+    `before` and `after` are the thread's registers on both sides of it. For SYSCALL, `after` is
+    what the processor did; the kernel's part is a SystemCall event.
+    """
 
     index: int = 0
+    before: Registers | None = None
+    after: Registers | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +58,7 @@ class SignalSent(Event):
 
 @dataclass(slots=True, kw_only=True)
 class FrameBuilt(Event):
-    """The kernel built a signal frame. `pc` and `rsp` are the interrupted ones."""
+    """The kernel built a signal frame. `pc`, `rsp` and `interrupted` are from before it."""
 
     signal: int = 0
     rsp: int = 0
@@ -58,6 +67,7 @@ class FrameBuilt(Event):
     siginfo: int = 0
     handler: int = 0
     onstack: bool = False
+    interrupted: Registers | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,14 +1,13 @@
 """The deterministic computer: memory, one processor, Linux threads, gates and virtual time.
 
 Every thread has a clock of its own; an instruction takes 1 ns of it, gates and system calls
-nothing. The ready thread whose clock is furthest behind runs, until it is `slice_ns` ahead of
-another or a sleeper's time has come. All that happens follows from that: no host clock, no
-threads of the host.
+nothing. emulator.linux.sched picks the thread by these clocks, so all that happens follows from
+the program: no host clock, no threads of the host.
 
 Between two instructions of a thread, in this order: pending signals are delivered, as on any
-return to user mode; a gate's function is called; the observer hears that the thread crosses
-between watched code and the rest; the timer fires; a breakpoint's function is called. After each
-of these the boundary is looked at again, so that whatever they changed counts.
+return to user mode; the observer hears that the thread crosses between watched code (or a gate)
+and the rest; a gate's function is called; the timer fires; a breakpoint's function is called.
+After each of these the boundary is looked at again, so that whatever they changed counts.
 
 Unwatched code runs a slice at a time; watched code is single-stepped.
 """
@@ -22,23 +21,25 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from emulator.cpu import Stop, StopReason
 from emulator.events import EventStream, Executed
-from emulator.fault import BudgetExhausted, Deadlock, Fault, FaultKind, GuestStopped
+from emulator.fault import BudgetExhausted, Fault, FaultKind, GuestStopped
 from emulator.linux import faults, signals, syscalls
 from emulator.linux.process import Process, ProcessState
+from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
 from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
-from emulator.registers import Registers
+from emulator.registers import SIZE, Registers
 
 if TYPE_CHECKING:
     from emulator.cpu import Cpu
 
 GATES: Final = 0x7FFF_F000_0000
-GATE_SPACING: Final = 16
-GATES_SIZE: Final = 0x10000
+GATE_SPACING: Final = 4
+GATES_SIZE: Final = 0x1000
 
-FOREVER: Final = 1 << 62
 STUCK: Final = 1_000_000  # calls into Python in a row without an instruction between them
+
+_NO_REGISTERS: Final = bytes(SIZE)
 
 GateFunction = Callable[[Thread], int | None]
 
@@ -93,7 +94,8 @@ class Snapshot:
 class Machine:
     """One computer with one process. All public attributes may be read whenever Python runs.
 
-    `budget` limits the instructions of all threads together. With `step_all`, unwatched code is
+    `slice_ns` is how far a thread may get ahead of another that is ready. `budget` limits the
+    instructions of all threads together. With `step_all`, unwatched code is
     single-stepped too, which changes nothing but speed and `Executed` events.
     """
 
@@ -107,15 +109,13 @@ class Machine:
         gates_at: int = GATES,
         step_all: bool = False,
     ) -> None:
-        if slice_ns < 1:
-            raise ValueError("a time slice has at least 1 ns")
         self.memory = memory
         self.cpu = cpu
-        self.slice_ns = slice_ns
         self.budget = budget
         self.step_all = step_all
         self.events = EventStream(now=lambda: self.now)
         self.linux = Process(memory, self.events, cpu.attach)
+        self.scheduler = Scheduler(self.linux, slice_ns)
         self.instructions = 0  # executed by all threads
         self.observer: Observer | None = None
         self.timer: InstructionTimer | None = None
@@ -123,11 +123,11 @@ class Machine:
         self.gate_names: dict[int, str] = {}
         self._gates: dict[int, GateFunction] = {}
         self._watched: list[tuple[int, int]] = []
-        self._current: Thread | None = None  # whose time slice it is
         self._running: Thread | None = None  # whose code is executed, in a slice or a call
         self._live: Thread | None = None  # whose registers the processor holds
         self._fresh = False  # and whether they are in `registers`, too
         self._image = b""  # what the processor holds, while _fresh
+        self._active = False  # in `run`
         self._stopping = False
         self._idle = 0
         if isinstance(cpu, TimeStamped):
@@ -143,6 +143,11 @@ class Machine:
     def threads(self) -> dict[int, Thread]:
         """All threads by tid, those that have exited included."""
         return self.linux.threads
+
+    @property
+    def user_instructions(self) -> int:
+        """Executed by all threads outside of watched code and of calls from Python."""
+        return sum(thread.user_instructions for thread in self.threads.values())
 
     @property
     def now(self) -> int:
@@ -209,16 +214,19 @@ class Machine:
         Raises GuestStopped where the guest cannot go on. The machine can then be inspected.
         """
         self._stopping = False
+        self._active = True
         process = self.linux
         try:
             while process.exit_status is None and not self._stopping:
-                thread, limit = self._pick()
+                thread, limit = self.scheduler.pick()
+                self._running = thread
                 if thread.sigpending:
                     self._sync(thread)
                     signals.deliver(process, thread)
                 if thread.state is ThreadState.RUNNABLE:
                     self._advance(thread, limit)
         finally:
+            self._active = False
             if self._live is not None:
                 self._sync(self._live)
         return process.exit_status
@@ -260,14 +268,19 @@ class Machine:
             for region in self.memory.regions
             if region.prot & Prot.WRITE
         )
-        current = None if self._current is None else self._current.tid
-        return Snapshot(regions, self.linux.save(), self.instructions, current)
+        if self._live is not None:
+            self._sync(self._live)
+        current = self.scheduler.current
+        tid = None if current is None else current.tid
+        return Snapshot(regions, self.linux.save(), self.instructions, tid)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot of this machine, or of one with the same memory map and gates.
 
-        Raises ValueError where writable memory was mapped since.
+        Not while `run` is active. Raises ValueError where writable memory was mapped since.
         """
+        if self._active:
+            raise RuntimeError("a machine that runs cannot be restored: stop it first")
         known = {start for _, start, _, _ in snapshot.regions}
         for region in self.memory.regions:
             if region.prot & Prot.WRITE and region.start not in known:
@@ -284,58 +297,10 @@ class Machine:
                 self.cpu.flush_code(start, found.size)
         self.linux.restore(snapshot.process)
         self.instructions = snapshot.instructions
-        self._current = None if snapshot.current is None else self.threads[snapshot.current]
-        self._running = self._current
+        tid = snapshot.current
+        self.scheduler.current = self._running = None if tid is None else self.threads[tid]
         self._live = None
         self._idle = 0
-
-    def _pick(self) -> tuple[Thread, int]:
-        """The thread to run, and the time at which another one's turn may come."""
-        current = self._current
-        if current is not None and current.ready and not self.linux.need_resched:
-            limit = self._limit(current)
-            if current.time < limit:
-                return current, limit
-        self.linux.need_resched = False
-        best, best_time = None, FOREVER
-        for thread in self.threads.values():  # in the order of tids: the first of equals runs
-            time = thread.time if thread.ready else thread.wake_at
-            if time is not None and time < best_time:
-                best, best_time = thread, time
-        if best is None:
-            raise self._deadlock()
-        for thread in self.threads.values():
-            if thread.wake_at is not None and not thread.ready and thread.wake_at <= best_time:
-                self._time_out(thread, thread.wake_at)
-        self._current = self._running = best
-        return best, self._limit(best)
-
-    def _limit(self, thread: Thread) -> int:
-        """How far a thread may run: a slice ahead of others that are ready, and to each alarm."""
-        limit = FOREVER
-        for other in self.threads.values():
-            if other is thread:
-                continue
-            if other.ready:
-                limit = min(limit, other.time + self.slice_ns)
-            elif other.wake_at is not None:
-                limit = min(limit, other.wake_at)
-        return limit
-
-    def _time_out(self, thread: Thread, time: int) -> None:
-        assert thread.wait is not None
-        if thread.tid in self.linux.futex_queue:
-            self.linux.futex_queue.remove(thread.tid)
-        thread.wake(time, thread.wait.timeout_result)
-
-    def _deadlock(self) -> Deadlock:
-        waits = [
-            f"thread {t.tid} in {t.wait.name}" + (f" on {t.wait.uaddr:#x}" if t.wait.uaddr else "")
-            for t in self.linux.alive()
-            if t.wait is not None
-        ]
-        detail = "; ".join(waits) if waits else "there is no thread"
-        return Deadlock(f"every thread waits and nothing can wake one: {detail}")
 
     def _sync(self, thread: Thread) -> None:
         """Brings the thread's registers from the processor, if they are there."""
@@ -456,13 +421,14 @@ class Machine:
                 observer.stepping(thread, rip)
                 if self._fresh:
                     self._enter(thread)
+            before = self._recorded() if events.executed_wanted else None
             stop = run(1, armed=False)
             if stop.executed:
                 thread.time += 1
                 thread.instructions += 1
                 self.instructions += 1
-                if events.executed_wanted:
-                    self._executed(thread, rip)
+                if before is not None:
+                    self._executed(thread, rip, before)
             if stop.reason is not StopReason.COUNT:
                 self._idle = 0
                 self._stopped(thread, stop, nested)
@@ -470,12 +436,7 @@ class Machine:
             if self._fresh:  # a listener wanted the registers
                 self._enter(thread)
             rip = where()
-            if (
-                not start <= rip < end
-                or thread.time >= last
-                or thread.sigpending
-                or self._stopping
-            ):
+            if not start <= rip < end or thread.time >= last or thread.sigpending or self._stopping:
                 self._idle = 0
                 return
 
@@ -502,6 +463,7 @@ class Machine:
         if self.step_all or function is not None:
             count = 1
         self._enter(thread)
+        before = self._recorded() if self.step_all and self.events.executed_wanted else None
         stop = self.cpu.run(count, armed=function is None)
         if stop.executed:
             self._idle = 0
@@ -510,12 +472,20 @@ class Machine:
             self.instructions += stop.executed
             if not nested:
                 thread.user_instructions += stop.executed
-            if self.step_all and self.events.executed_wanted:
-                self._executed(thread, rip)
+            if before is not None:
+                self._executed(thread, rip, before)
         self._stopped(thread, stop, nested)
 
-    def _executed(self, thread: Thread, rip: int) -> None:
-        self.events.emit(Executed(tid=thread.tid, pc=rip, index=self.instructions - 1))
+    def _recorded(self) -> Registers:
+        """The running thread's registers, for an event."""
+        registers = Registers(_NO_REGISTERS)
+        self.cpu.save(registers)
+        return registers
+
+    def _executed(self, thread: Thread, rip: int, before: Registers) -> None:
+        index = self.instructions - 1
+        after = self._recorded()
+        self.events.emit(Executed(tid=thread.tid, pc=rip, index=index, before=before, after=after))
 
     def _stopped(self, thread: Thread, stop: Stop, nested: bool) -> None:
         """Answers a system call or a fault; all other stops are seen at the next boundary."""

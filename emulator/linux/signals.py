@@ -201,6 +201,7 @@ def _enter(process: Process, thread: Thread, info: SigInfo, action: SigAction) -
     """Builds the frame, then blocks what the handler is not to be interrupted by."""
     registers = thread.registers
     pc, rsp = registers["RIP"], registers["RSP"]
+    interrupted = registers.copy()
     try:
         frame = signal_frame.build(
             process.memory,
@@ -232,6 +233,7 @@ def _enter(process: Process, thread: Thread, info: SigInfo, action: SigAction) -
             siginfo=frame.siginfo,
             handler=action.handler,
             onstack=frame.onstack,
+            interrupted=interrupted,
         )
     )
 

@@ -501,7 +501,7 @@ def test_a_twin_goes_on_from_a_snapshot_as_the_original_does() -> None:
     machine.add_breakpoint(HANDLER, hit)
     assert machine.run() is None
     machine.remove_breakpoint(HANDLER)
-    machine._current.break_passed = None  # type: ignore[union-attr]
+    machine.threads[PID + 1].break_passed = None
     snapshot = machine.snapshot()
     seen = len(log)
     expected = end(machine)
@@ -529,3 +529,45 @@ def test_rdtsc_shows_virtual_time() -> None:
     machine = computer({CODE: f"nop; nop; rdtsc; mov rbx, rax; {exits('rbx')}"})
     start(machine)
     assert machine.run() == 2
+
+
+def test_a_machine_that_runs_cannot_be_restored() -> None:
+    machine = computer({CODE: "nop"})
+    snapshot = machine.snapshot()
+    start(machine, machine.gate("gate", lambda _: machine.restore(snapshot)))
+    with pytest.raises(RuntimeError, match="stop it first"):
+        machine.run()
+
+
+def test_nested_call_on_a_thread_that_waits_leaves_it_waiting() -> None:
+    machine = computer(
+        {CODE: syscall(202, DATA, 128, 0, 0), OTHER: f"{syscall(39)} inc rax; ret", WATCHED: "nop"}
+    )
+    waiter = start(machine)
+
+    def gate(thread: Thread) -> int:
+        del thread
+        assert waiter.state is ThreadState.FUTEX
+        assert machine.call(waiter, OTHER)["RAX"] == PID + 1
+        return CODE + 0x800
+
+    machine.memory.write(CODE + 0x800, assemble(exits("3"), CODE + 0x800))
+    start(machine, machine.gate("gate", gate), time=100)
+    assert machine.run() == 3
+    assert waiter.state is ThreadState.FUTEX
+    assert machine.linux.futex_queue == [PID]
+
+
+def test_executed_events_carry_the_registers_before_and_after() -> None:
+    machine = computer({WATCHED: f"mov ebx, 5; inc ebx; {syscall(39)} ud2"})
+    machine.watch(WATCHED, WATCHED + 0x100)
+    machine.events.executed_wanted = True
+    executed: list[Executed] = []
+    machine.events.subscribe(
+        lambda event: executed.append(event) if isinstance(event, Executed) else None
+    )
+    start(machine, WATCHED)
+    with pytest.raises(GuestFault):
+        machine.run()
+    changes = [e.before.diff(e.after) for e in executed if e.before and e.after]
+    assert changes == [["RBX", "RIP"], ["RBX", "RIP", "RFLAGS"], ["RAX", "RIP"], ["RIP"]]
