@@ -37,7 +37,7 @@ GATES: Final = 0x7FFF_F000_0000
 GATE_SPACING: Final = 4
 GATES_SIZE: Final = 0x1000
 
-STUCK: Final = 1_000_000  # calls into Python in a row without an instruction between them
+STUCK: Final = 1_000_000  # stops in a row without an instruction between them
 
 _NO_REGISTERS: Final = bytes(SIZE)
 
@@ -382,14 +382,14 @@ class Machine:
         )
 
     def _no_progress(self, thread: Thread) -> None:
-        """Python is called at a boundary; endlessly often at one boundary is a loop."""
+        """Something happens at a boundary; endlessly often at one boundary is a loop."""
         self._idle += 1
         if self._idle > STUCK:
+            registers = self.registers(thread).copy()
             raise GuestStopped(
-                f"{STUCK} calls into Python without an instruction between them, at "
-                f"{thread.registers['RIP']:#x}",
+                f"{STUCK} stops without an instruction between them at {registers['RIP']:#x}",
                 thread.tid,
-                thread.registers.copy(),
+                registers,
             )
 
     def _allowance(self, thread: Thread, limit: int) -> int:
@@ -474,6 +474,8 @@ class Machine:
                 thread.user_instructions += stop.executed
             if before is not None:
                 self._executed(thread, rip, before)
+        else:
+            self._no_progress(thread)
         self._stopped(thread, stop, nested)
 
     def _recorded(self) -> Registers:
@@ -489,6 +491,9 @@ class Machine:
 
     def _stopped(self, thread: Thread, stop: Stop, nested: bool) -> None:
         """Answers a system call or a fault; all other stops are seen at the next boundary."""
+        fault = stop.fault
+        if stop.reason is StopReason.GATE and (rip := self._rip(thread)) not in self._gates:
+            fault = Fault(FaultKind.FETCH_PROTECTED, rip, rip, "not a gate, but between gates")
         if stop.reason is StopReason.SYSCALL:
             self._sync(thread)
             syscalls.dispatch(self.linux, thread)
@@ -500,6 +505,6 @@ class Machine:
                     thread.tid,
                     thread.registers.copy(),
                 )
-        elif stop.fault is not None:
+        elif fault is not None:
             self._sync(thread)
-            faults.raise_fault(self.linux, thread, stop.fault, fatal=nested)
+            faults.raise_fault(self.linux, thread, fault, fatal=nested)

@@ -222,6 +222,14 @@ def test_gates_that_lead_to_each_other_for_ever_end_the_run() -> None:
         machine.run()
 
 
+def test_address_between_gates_is_a_fault() -> None:
+    machine = computer({})
+    gate = machine.gate("gate", lambda _: None)
+    start(machine, gate + 1)
+    with pytest.raises(GuestFault, match="not a gate"):
+        machine.run()
+
+
 # Nested calls
 
 
