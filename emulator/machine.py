@@ -416,25 +416,28 @@ class Machine:
         last = thread.time + self._allowance(thread, limit)
         thread.break_passed = None
         self._enter(thread)
+        after: Registers | None = None  # the last instruction's, if nothing has changed them
         while True:
             if observer is not None:
                 observer.stepping(thread, rip)
                 if self._fresh:
                     self._enter(thread)
-            before = self._recorded() if events.executed_wanted else None
+                    after = None
+            before = (after or self._recorded()) if events.executed_wanted else None
             stop = run(1, armed=False)
             if stop.executed:
                 thread.time += 1
                 thread.instructions += 1
                 self.instructions += 1
                 if before is not None:
-                    self._executed(thread, rip, before)
+                    after = self._executed(thread, rip, before)
             if stop.reason is not StopReason.COUNT:
                 self._idle = 0
                 self._stopped(thread, stop, nested)
                 return
             if self._fresh:  # a listener wanted the registers
                 self._enter(thread)
+                after = None
             rip = where()
             if not start <= rip < end or thread.time >= last or thread.sigpending or self._stopping:
                 self._idle = 0
@@ -484,10 +487,11 @@ class Machine:
         self.cpu.save(registers)
         return registers
 
-    def _executed(self, thread: Thread, rip: int, before: Registers) -> None:
-        index = self.instructions - 1
-        after = self._recorded()
+    def _executed(self, thread: Thread, rip: int, before: Registers) -> Registers:
+        """Emits the event of an instruction; returns the registers behind it."""
+        index, after = self.instructions - 1, self._recorded()
         self.events.emit(Executed(tid=thread.tid, pc=rip, index=index, before=before, after=after))
+        return after
 
     def _stopped(self, thread: Thread, stop: Stop, nested: bool) -> None:
         """Answers a system call or a fault; all other stops are seen at the next boundary."""
