@@ -38,7 +38,8 @@ from emulator.hooks import (
     machine_code_hooks,
 )
 from emulator.memory import PAGE, Memory, Prot, Region
-from emulator.registers import ARITHMETIC_FLAGS, GENERAL, LAYOUT, SIZE, ST, XMM, Flags, Registers
+from emulator.register_batch import NUMBERS, RegisterBatch
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, LAYOUT, Flags, Registers
 from emulator.unicorn_raw import (
     CTL_TB_FLUSH,
     CTL_TB_REMOVE_CACHE,
@@ -58,7 +59,6 @@ from emulator.unicorn_raw import (
     Error,
     Register,
     UnicornError,
-    check,
     library,
 )
 from emulator.user_mode import enter_user_mode
@@ -76,14 +76,6 @@ _USER_FLAGS: Final = (
 )
 _ALWAYS_FLAGS: Final = int(Flags.IF | Flags.RESERVED)
 
-_NUMBERS: Final[dict[str, int]] = (
-    {name: int(Register[name]) for name in GENERAL[:8]}
-    | {name: Register.R8 + i for i, name in enumerate(GENERAL[8:])}
-    | {name: int(Register[name]) for name in ("RFLAGS", "FS_BASE", "GS_BASE", "MXCSR")}
-    | {"FCW": int(Register.FPCW), "FSW": int(Register.FPSW), "FTW": int(Register.FPTAG)}
-    | {name: Register.FP0 + i for i, name in enumerate(ST)}
-    | {name: Register.XMM0 + i for i, name in enumerate(XMM)}
-)
 _RIP_OFFSET: Final = LAYOUT["RIP"][0]
 _FLAGS_OFFSET: Final = LAYOUT["RFLAGS"][0]
 _U64: Final = struct.Struct("<Q")
@@ -109,6 +101,7 @@ _EXCEPTIONS: Final = {
 }
 
 _WIDTHS: Final = {"byte": 1, "word": 2, "dword": 4, "qword": 8, "xword": 10, "xmmword": 16}
+_WIDEST: Final = 16  # bytes that one store writes
 _STOPPED_ON: Final = (
     (Mark.GATE, StopReason.GATE),
     (Mark.BREAK, StopReason.BREAK),
@@ -147,8 +140,7 @@ class UnicornCpu:
         self._kept: list[object] = []
         self.counting = self._add_hooks(counting)
         self.name = f"unicorn, {self.counting} counting"
-        self._block = bytearray(SIZE)
-        self._places = self._batch_arguments()
+        self._batch = RegisterBatch()
         self.load(Registers())
         self._engine.keep_context()
         self._tell_hooks()
@@ -179,15 +171,6 @@ class UnicornCpu:
             self._kept.append(callback)
             engine.hook(HOOK_INSN, _address(callback), data, number)
         return "python" if machine is None else "machine-code"
-
-    def _batch_arguments(self) -> tuple[int, int, int]:
-        """The arguments of uc_reg_*_batch for all registers but RIP."""
-        base = host_address(memoryview(self._block))
-        count = len(_NUMBERS)
-        numbers = (c_int * count)(*_NUMBERS.values())
-        places = (c_void_p * count)(*(base + LAYOUT[name][0] for name in _NUMBERS))
-        self._kept += [numbers, places]
-        return ctypes.addressof(numbers), ctypes.addressof(places), count
 
     def attach(self, region: Region) -> None:
         """Makes a region of `memory` visible to the processor."""
@@ -222,7 +205,7 @@ class UnicornCpu:
 
     def load(self, registers: Registers) -> None:
         """Sets all registers. Raises ValueError for flags that no user program can have."""
-        block = self._block
+        block = self._batch.block
         block[:] = registers.block
         self._rip = _U64.unpack_from(block, _RIP_OFFSET)[0]
         flags = _U64.unpack_from(block, _FLAGS_OFFSET)[0]
@@ -230,13 +213,13 @@ class UnicornCpu:
             if flags & ~(_USER_FLAGS | Flags.RF) != _ALWAYS_FLAGS:
                 raise ValueError(f"RFLAGS {flags:#x} is not a user program's")
             _U64.pack_into(block, _FLAGS_OFFSET, flags & ~Flags.RF)
-        check(library.uc_reg_write_batch(self._handle, *self._places), "uc_reg_write_batch")
+        self._batch.write(self._handle)
 
     def save(self, registers: Registers) -> None:
         """Stores all registers into the given block."""
-        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
-        _U64.pack_into(self._block, _RIP_OFFSET, self._rip)
-        registers.block[:] = self._block
+        self._batch.read(self._handle)
+        _U64.pack_into(self._batch.block, _RIP_OFFSET, self._rip)
+        registers.block[:] = self._batch.block
 
     def rip(self) -> int:
         """The current RIP, without saving the rest."""
@@ -373,7 +356,7 @@ class UnicornCpu:
 
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
-        engine, number = self._engine, _NUMBERS[GENERAL[instruction.register]]
+        engine, number = self._engine, NUMBERS[GENERAL[instruction.register]]
         value = self._random.getrandbits(instruction.bits)
         if instruction.bits == 16:
             value |= engine.read(number) & ~0xFFFF
@@ -414,16 +397,16 @@ class UnicornCpu:
 
     def _forget_exception(self) -> None:
         """Unicorn never ends an exception: the next one would be a double fault to it."""
-        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
+        self._batch.read(self._handle)
         self._engine.restore_context()
-        check(library.uc_reg_write_batch(self._handle, *self._places), "uc_reg_write_batch")
+        self._batch.write(self._handle)
 
     def _page_fault(self) -> Stop | int:
         page, access = self._words[Field.PAGE], self._words[Field.ACCESS]
         if access == MEM_FETCH:
             return self._fetch_fault(page)
         assert self._rip == self._words[_PREVIOUS], "a fault away from the boundary"
-        address = self._accessed()
+        address = self._accessed(page)
         assert address is not None, "a fault that did not come again"
         if not _is_canonical(page):
             # A general protection fault, which has no address (SDM volume 3, 6.15).
@@ -439,11 +422,18 @@ class UnicornCpu:
             kind = FaultKind.READ_PROTECTED if mapped else FaultKind.READ
         return self._fault(kind, address=address)
 
-    def _accessed(self) -> int | None:
+    def _accessed(self, page: int) -> int | None:
+        """Which address in `page` the instruction at RIP failed to access."""
         if self._witness is None:
             self._witness = Witness((region, _denying(region.prot)) for region in self._regions)
-        check(library.uc_reg_read_batch(self._handle, *self._places), "uc_reg_read_batch")
-        return self._witness.address(self._rip, *self._places)
+        self._batch.read(self._handle)
+        # A store across the page's start: in plain mode Unicorn writes what lies before it.
+        before = self.memory.find(page - 1)
+        kept = self.memory.read(page - _WIDEST, _WIDEST) if before is not None else b""
+        address = self._witness.address(self._rip, self._batch)
+        if kept:
+            self.memory.write(page - _WIDEST, kept)
+        return address
 
     def _fetch_fault(self, page: int) -> Stop | int:
         if self._words[_LEFT] == 0:

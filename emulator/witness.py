@@ -11,12 +11,13 @@ import ctypes
 from ctypes import CFUNCTYPE, c_bool, c_int, c_int64, c_uint64, c_void_p
 from typing import TYPE_CHECKING
 
-from emulator.unicorn_raw import HOOK_MEM_INVALID, Engine, library
+from emulator.unicorn_raw import CTL_TLB_FLUSH, HOOK_MEM_INVALID, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from emulator.memory import Region
+    from emulator.register_batch import RegisterBatch
 
 _MEMORY_HOOK = CFUNCTYPE(c_bool, c_void_p, c_int, c_uint64, c_int, c_int64, c_void_p)
 
@@ -40,12 +41,11 @@ class Witness:
             self._address = address
         return False
 
-    def address(self, rip: int, numbers: int, places: int, count: int) -> int | None:
-        """The first address that the instruction at `rip` may not access.
-
-        The registers come as the arguments of uc_reg_write_batch.
-        """
+    def address(self, rip: int, registers: RegisterBatch) -> int | None:
+        """The first address that the instruction at `rip` may not access."""
         self._address = None
-        library.uc_reg_write_batch(self._engine.handle, numbers, places, count)
+        # What the TLB holds is accessed without the hook.
+        self._engine.control(CTL_TLB_FLUSH)
+        registers.write(self._engine.handle)
         self._engine.start(rip, count=1)
         return self._address

@@ -1,0 +1,129 @@
+"""What Unicorn would execute in another way is executed by us, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from small_cpu import CODE, DATA, assemble, small_cpu, state
+
+from emulator.cpu import Stop, StopReason
+from emulator.fault import FaultKind
+from emulator.fence import Special, classify
+from emulator.registers import Registers
+from emulator.unicorn_cpu import UnicornCpu
+
+Machine = Callable[..., UnicornCpu]
+
+
+def test_rdtsc_reads_the_time_stamp_that_was_set(machine: Machine) -> None:
+    cpu = machine("nop; rdtsc; nop; rdtscp; syscall", RAX=2**64 - 1, RDX=2**64 - 1, RCX=2**64 - 1)
+    cpu.processor = 3
+    seen = []
+
+    def time_stamp() -> int:
+        seen.append(cpu.executed())
+        return 0x1122334455667788 + len(seen)
+
+    cpu.time_stamp = time_stamp
+    assert cpu.run(2) == Stop(StopReason.COUNT, 2)
+    # SDM volume 2, RDTSC: EDX:EAX, the upper halves of RAX and RDX are cleared.
+    assert (state(cpu)["RAX"], state(cpu)["RDX"]) == (0x55667789, 0x11223344)
+    assert state(cpu)["RCX"] == 2**64 - 1
+    assert cpu.run(9) == Stop(StopReason.SYSCALL, 3)
+    assert (state(cpu)["RAX"], state(cpu)["RCX"]) == (0x5566778A, 3)
+    assert seen == [1, 1]
+
+
+def test_an_error_in_time_stamp_reaches_the_caller(machine: Machine) -> None:
+    cpu = machine("rdtsc; syscall")
+
+    def time_stamp() -> int:
+        raise ZeroDivisionError
+
+    cpu.time_stamp = time_stamp
+    with pytest.raises(ZeroDivisionError):
+        cpu.run(9)
+
+
+# SDM volume 2, RDRAND: CF = 1 says that the value is good, the other arithmetic flags are 0.
+def test_rdrand_and_rdseed_are_the_same_in_each_run(machine: Machine) -> None:
+    text = "cmp eax, -1; rdrand r13; rdseed eax; rdrand cx; syscall"
+    ends = []
+    for chunk in (99, 1):
+        cpu = machine(text, R13=1, RAX=2**64 - 1, RCX=2**64 - 1)
+        executed = 0
+        while (stop := cpu.run(chunk)).reason is StopReason.COUNT:
+            executed += stop.executed
+        assert executed + stop.executed == 5
+        ends.append(state(cpu))
+    assert ends[0].diff(ends[1]) == []
+    assert ends[0]["R13"] >> 32
+    assert 0 < ends[0]["RAX"] < 2**32
+    assert ends[0]["RCX"] >> 16 == 2**48 - 1
+    assert ends[0]["RFLAGS"] == 0x203
+    assert ends[0].diff(Registers(ends[1].block)) == []
+
+
+REFUSED = {
+    "c5f877": "vzeroupper",
+    "c4e1fb92c8": "kmovq k1, rax",
+    "c5f1efc0": "vpxor xmm0, xmm1, xmm0",
+    "65c5f877": "vzeroupper",
+    "c4e2fbf6c1": "mulx rax, rax, rcx",
+    "62f17c48280f": "vmovaps zmm1, zmmword ptr [rdi]",
+    "8fe878a2c130": "",
+    "0f34": "sysenter",
+    "f1": "int1",
+    "67f3a4": "rep movsb byte ptr [edi], byte ptr [esi]",
+    "f30fc7f8": "rdpid",
+    "66480f38f6c1": "adcx rax, rcx",
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_instructions_that_unicorn_misexecutes_are_refused_by_name(
+    machine: Machine, code: str
+) -> None:
+    cpu = machine(b"\x90" + bytes.fromhex(code) + b"\x90", RDI=DATA)
+    before = state(cpu)
+    stop = cpu.run(99)
+    assert (stop.reason, stop.executed) == (StopReason.FAULT, 1)
+    assert stop.fault is not None
+    assert (stop.fault.kind, stop.fault.pc) == (FaultKind.REFUSED, CODE + 1)
+    assert REFUSED[code] in stop.fault.detail
+    assert state(cpu).diff(before) == ["RIP"]
+
+
+def test_a_refusal_of_the_caller_is_told_armed_or_not(machine: Machine) -> None:
+    cpu = machine("nop; nop; syscall")
+    cpu.refuse(CODE + 1, "not today")
+    for armed in (True, False):
+        stop = cpu.run(99, armed=armed)
+        assert stop.reason is StopReason.FAULT
+        assert stop.fault is not None
+        assert (stop.fault.kind, stop.fault.detail) == (FaultKind.REFUSED, "not today")
+    assert cpu.rip() == CODE + 1
+
+
+def test_a_jump_into_an_instruction_meets_what_is_there(machine: Machine) -> None:
+    # MOV EAX, imm32 whose immediate is VZEROUPPER.
+    cpu = machine(b"\xb8\xc5\xf8\x77\x90\xeb\xfa")
+    stop = cpu.run(99)
+    assert (stop.reason, stop.executed) == (StopReason.FAULT, 2)
+    assert stop.fault is not None
+    assert stop.fault.pc == CODE + 1
+
+
+def test_what_goes_on_is_not_fenced() -> None:
+    for text in ("les: movsb", "mov rax, [rbx + 0x6c]", "lock cmpxchg16b [rdi]", "pause", "ret"):
+        assert classify(assemble(text).ljust(15, b"\x90")) is Special.PLAIN
+    assert classify(assemble("rep stosq")) is Special.REPEAT
+    assert classify(b"\x8f\xc0") is Special.PLAIN  # POP RAX
+    assert classify(b"\x48\x66\x0f\xc7\xf0") is Special.RANDOM  # the REX in front is ignored
+
+
+def test_code_that_is_known_early_is_examined_early() -> None:
+    cpu = small_cpu("nop; rdtsc; rep movsb; syscall", RCX=0)
+    cpu.load_code([(CODE, b"\x90"), (CODE + 1, b"\x0f\x31"), (CODE + 3, b"\xf3\xa4")])
+    assert cpu.run(99) == Stop(StopReason.SYSCALL, 4)
