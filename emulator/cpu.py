@@ -80,8 +80,9 @@ class Cpu(Protocol):
         """Makes the instruction at `address` a REFUSED fault, armed or not."""
 
     def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
-        """Tells where instructions start, as (address, bytes), so that the special ones are
-        executed exactly or refused by name.
+        """Examines instructions, as (address, bytes), that are in memory already.
+
+        An engine examines code in any case when it first reaches it.
         """
 
     def flush_code(self, start: int, size: int) -> None:

@@ -22,7 +22,7 @@ class Decoded:
 
 @cache
 def _capstone() -> Any:
-    import capstone  # noqa: PLC0415  # a tenth of a second, and most runs need none
+    import capstone  # a tenth of a second, and most runs need none
 
     return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
@@ -40,7 +40,7 @@ def disassemble(data: bytes, address: int, count: int = 0) -> list[Decoded]:
 
 @cache
 def _detailed() -> Any:
-    import capstone  # noqa: PLC0415
+    import capstone
 
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
@@ -53,7 +53,7 @@ def memory_operands(data: bytes, registers: Registers) -> list[tuple[int, int]]:
     Addresses are computed from `registers`, whose RIP is the instruction's. Segment bases are
     left out of account, and so are implicit operands such as PUSH's.
     """
-    from capstone.x86 import X86_OP_MEM  # noqa: PLC0415
+    from capstone.x86 import X86_OP_MEM
 
     rip = registers["RIP"]
     instruction = next(_detailed().disasm(data, rip, 1), None)
