@@ -43,7 +43,8 @@ _FIXED = {
     "wbinvd": "0f09", "emms": "0f77", "ud2": "0f0b", "xgetbv": "0f01d0", "xsetbv": "0f01d1",
     "xend": "0f01d5", "xtest": "0f01d6", "monitor": "0f01c8", "mwait": "0f01c9", "clac": "0f01ca",
     "stac": "0f01cb", "rdpkru": "0f01ee", "wrpkru": "0f01ef", "rsm": "0faa", "int1": "f1",
-    "wait": "9b", "xlatb": "d7", "endbr64": "f30f1efa", "leave": "c9", "pushfq": "9c",
+    "wait": "9b", "sysenter64": "480f34", "sysexit64": "480f35", "xlatb": "d7",
+    "endbr64": "f30f1efa", "leave": "c9", "pushfq": "9c",
     "popfq": "9d", "pushf": "669c", "popf": "669d", "iretd": "cf", "iret": "66cf",
     "iretq": "48cf", "vzeroupper": "c5f877", "vzeroall": "c5fc77", "nop": "90",
     "movsb": "a4", "movsw": "66a5", "movsd": "a5", "movsq": "48a5",
@@ -62,7 +63,12 @@ _FIXED = {
 }  # fmt: skip
 # One memory operand: opcode, extension, REX.W
 _MEMORY = {
-    "fldcw": (b"\xd9", 5, 0), "fnstcw": (b"\xd9", 7, 0), "fldenv": (b"\xd9", 4, 0),
+    "fldcw": (b"\xd9", 5, 0), "fnstcw": (b"\xd9", 7, 0), "fnstsw": (b"\xdd", 7, 0),
+    "xrstors": (b"\x0f\xc7", 3, 0), "xrstors64": (b"\x0f\xc7", 3, 1), "xsavec": (b"\x0f\xc7", 4, 0),
+    "xsavec64": (b"\x0f\xc7", 4, 1), "xsaves": (b"\x0f\xc7", 5, 0), "xsaves64": (b"\x0f\xc7", 5, 1),
+    "xsaveopt": (b"\x0f\xae", 6, 0), "xsaveopt64": (b"\x0f\xae", 6, 1),
+    "cldemote": (b"\x0f\x1c", 0, 0),
+    "fldenv": (b"\xd9", 4, 0),
     "fnstenv": (b"\xd9", 6, 0), "ldmxcsr": (b"\x0f\xae", 2, 0), "stmxcsr": (b"\x0f\xae", 3, 0),
     "fxsave": (b"\x0f\xae", 0, 0), "fxsave64": (b"\x0f\xae", 0, 1), "fxrstor": (b"\x0f\xae", 1, 0),
     "fxrstor64": (b"\x0f\xae", 1, 1), "xsave": (b"\x0f\xae", 4, 0), "xsave64": (b"\x0f\xae", 4, 1),
@@ -73,6 +79,14 @@ _MEMORY = {
     "prefetcht1": (b"\x0f\x18", 2, 0), "prefetcht2": (b"\x0f\x18", 3, 0),
     "cmpxchg8b": (b"\x0f\xc7", 1, 0), "cmpxchg16b": (b"\x0f\xc7", 1, 1),
 }  # fmt: skip
+_SYSTEM = {
+    "sldt": (b"\x0f\x00", 0), "str": (b"\x0f\x00", 1), "lldt": (b"\x0f\x00", 2),
+    "ltr": (b"\x0f\x00", 3), "verr": (b"\x0f\x00", 4), "verw": (b"\x0f\x00", 5),
+    "smsw": (b"\x0f\x01", 4), "lmsw": (b"\x0f\x01", 6),
+}  # fmt: skip
+_SYSTEM_SIZED = frozenset({"sldt", "str", "smsw"})
+_WAIT = {"tpause": b"\x66", "umonitor": b"\xf3", "umwait": b"\xf2"}
+_LOAD_POINTER = {"lss": 0xB2, "lfs": 0xB4, "lgs": 0xB5}
 _MEMORY_66 = {"clflushopt": (b"\x0f\xae", 7), "clwb": (b"\x0f\xae", 6)}
 _FSBASE = {"rdfsbase": 0, "rdgsbase": 1, "wrfsbase": 2, "wrgsbase": 3}
 
@@ -178,7 +192,7 @@ def encode(insn: Insn) -> Encoded | None:
     kinds = {REGISTER[o].kind for o in operands if isinstance(o, str)}
     if kinds & set("yzkcdsf"):
         return _move_special(insn) if name == "mov" else _stack_segment(insn)
-    if kinds & set("xm") or (name in _VECTOR_STORES and kinds):
+    if kinds & set("xm") or (name in _BESIDE_VECTORS and kinds):
         return _vector(insn)
     match len(operands):
         case 1:
@@ -190,7 +204,8 @@ def encode(insn: Insn) -> Encoded | None:
     return None
 
 
-_VECTOR_STORES = frozenset(sse.EXTRACT)
+# These may have a general register and memory only.
+_BESIDE_VECTORS = frozenset(sse.EXTRACT) | frozenset(sse.CONVERT)
 
 
 def _one(name: str, operand: IntelOperand) -> Encoded | None:
@@ -204,10 +219,14 @@ def _one(name: str, operand: IntelOperand) -> Encoded | None:
             case "push":
                 short = -128 <= value <= 127
                 if not -(1 << 31) <= value < 1 << 31:
-                    raise CannotEncodeError(f"{value:#x} does not fit in 32 bits")
+                    raise CannotEncodeError(f"{value:#x} does not fit in 32 bits, sign-extended")
                 return Encoded(
                     b"\x6a" + _little(value, 8) if short else b"\x68" + _little(value, 32)
                 )
+            case "pushw":
+                short = -128 <= value <= 127
+                lead = b"\x66\x6a" if short else b"\x66\x68"
+                return Encoded(lead + _little(_signed(value, 16), 8 if short else 16))
             case "int":
                 if not 0 <= value <= 255:
                     raise CannotEncodeError("an interrupt number is 0 to 255")
@@ -248,6 +267,19 @@ def _one(name: str, operand: IntelOperand) -> Encoded | None:
         return context.emit(b"\x0f\xc7", 6 if name == "rdrand" else 7, operand)
     if name in _FSBASE and _gpr(operand) >= 0:
         return context.emit(b"\x0f\xae", _FSBASE[name], operand, lead=b"\xf3")
+    if name in _SYSTEM and _is_rm(operand):
+        opcode, extension = _SYSTEM[name]
+        if name not in _SYSTEM_SIZED:
+            context.set_width(0)
+        return context.emit(opcode, extension, operand)
+    if name in _WAIT and _gpr(operand) >= 0:
+        context.set_width(0)
+        return context.emit(b"\x0f\xae", 6, operand, lead=_WAIT[name])
+    if name == "rdpid" and _gpr(operand) >= 0:
+        context.set_width(0)
+        return context.emit(b"\x0f\xc7", 7, operand, lead=b"\xf3")
+    if name == "fnstsw" and operand == "ax":
+        return Encoded(b"\xdf\xe0")
     if isinstance(operand, Mem):
         if name in _MEMORY:
             opcode, extension, w = _MEMORY[name]
@@ -314,6 +346,11 @@ def _two(insn: Insn, first: IntelOperand, second: IntelOperand) -> Encoded | Non
         return context.emit(bytes((0x0F, locked)), from_number, first)
     if name in _BIT and from_number >= 0:
         return context.emit(bytes((0x0F, _BIT[name][1])), from_number, first)
+    if name in _LOAD_POINTER and number >= 0 and isinstance(second, Mem):
+        return context.emit(bytes((0x0F, _LOAD_POINTER[name])), number, second)
+    if name == "invpcid" and number >= 0 and isinstance(second, Mem):
+        context.set_width(0)
+        return context.emit(b"\x0f\x38\x82", number, second, lead=b"\x66")
     if name == "movbe":
         if number >= 0 and isinstance(second, Mem):
             return context.emit(b"\x0f\x38\xf0", number, second)
@@ -547,6 +584,12 @@ def _vector(insn: Insn) -> Encoded | None:
             return _emit_vector(table[name], one.number, second, imm=immediate)
         if one.kind == "m" and name in sse.MMX and immediate < 0:
             return _emit_vector(table[name], one.number, second, mmx=True)
+    if name == "pshufw" and one and one.kind == "m" and immediate >= 0:
+        return _emit_vector(sse.Opcode(0, b"\x0f", 0x70), one.number, second, imm=immediate)
+    if name == "maskmovq" and one and two and one.kind == two.kind == "m":
+        return _emit_vector(sse.Opcode(0, b"\x0f", 0xF7), one.number, second)
+    if name == "movntq" and two and two.kind == "m" and isinstance(first, Mem):
+        return _emit_vector(sse.Opcode(0, b"\x0f", 0xE7), two.number, first)
     if name in sse.REGISTERS_ONLY and one and two and one.kind == two.kind == "x":
         return _emit_vector(sse.REGISTERS_ONLY[name], one.number, second)
     if name in sse.STORE and two and two.kind == "x" and immediate < 0 and isinstance(first, Mem):

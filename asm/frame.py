@@ -10,6 +10,9 @@ the offsets of x+8(FP) and x-8(SP), all by Go version:
 - up to 1.20 the frame is one SUBQ and BP is stored in it, from 1.21 BP is pushed first;
 - from 1.14 the stack check and the morestack call are unsafe points (issue 35470);
 - up to 1.25 a WRAPPER function adjusts g._panic.argp.
+
+1.19 and 1.21 on are compared with the toolchains byte for byte; what differs up to 1.18 and in
+1.20 follows their sources and is not measured.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from asm.source import Diagnostics, Fault
 
 StackSmall = 128
 StackBig = 4096
-StackGuard = 928  # of a linux build without race detector; only the check up to 1.16 has it
+# Of a build without race detector; only the check of huge frames up to 1.16 uses it.
+StackGuard = {(1, 13): 880, (1, 14): 896, (1, 15): 928, (1, 16): 928}
 stackPreempt = -1314  # 0xfffffffffffffade
 PtrSize = 8
 RegSize = 8
@@ -162,7 +166,7 @@ def _stacksplit(builder: _Builder, framesize: int) -> tuple[list[Prog], list[Pro
     """The check at the entry, and the call of morestack that stands behind the function."""
     go = builder.go
     g = _g(builder)
-    tmp = "AX" if go <= (1, 16) else _entry_temporary(go)
+    tmp = "AX" if go <= (1, 16) else "R12"
     guard = builder.mem(g, _STACKGUARD0)
     unsafe, unsafe_call = builder.mark(UnsafePointUnsafe), builder.mark(UnsafePointUnsafe)
     safe, safe_again = builder.mark(UnsafePointSafe), builder.mark(UnsafePointSafe)
@@ -200,20 +204,16 @@ def _stacksplit(builder: _Builder, framesize: int) -> tuple[list[Prog], list[Pro
             *unsafe,
             builder.two("CMPQ", builder.reg("SI"), builder.const(stackPreempt)),
             *jumps,
-            builder.two("LEAQ", builder.mem("SP", StackGuard), builder.reg(tmp)),
+            builder.two("LEAQ", builder.mem("SP", StackGuard[go]), builder.reg(tmp)),
             builder.two("SUBQ", builder.reg("SI"), builder.reg(tmp)),
             builder.two(
-                "CMPQ", builder.reg(tmp), builder.const(framesize + StackGuard - StackSmall)
+                "CMPQ", builder.reg(tmp), builder.const(framesize + StackGuard[go] - StackSmall)
             ),
         ]
     head += [builder.branch("JLS", call, "morestack"), *safe]
     again = builder.branch("JMP", head[0], "entry")
     again.spadj = framesize
     return head, [spfix, *unsafe_call, call, *safe_again, again]
-
-
-def _entry_temporary(go: tuple[int, int]) -> str:
-    return "R13" if go == (1, 17) else "R12"
 
 
 def _prologue(builder: _Builder, autoffset: int, bpsize: int) -> list[Prog]:

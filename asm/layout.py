@@ -134,7 +134,7 @@ def _encode_all(
                 continue
             piece = Piece(prog, item)
             if isinstance(item, Code):
-                encoded = encode(item.insn)
+                encoded = encode(item.insn, item.encoded)
                 piece.data, piece.field = encoded
                 piece.reference = item.reference
             elif isinstance(item, Bytes):

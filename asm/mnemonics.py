@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from asm import avx, x87
 from asm.sse import SSE_WIDTHS
 
 
@@ -78,7 +79,6 @@ _PLAIN = {
     "XLAT": "xlatb", "ENDBR64": "endbr64", "LEAVEQ": "leave", "PUSHFQ": "pushfq",
     "POPFQ": "popfq", "PUSHFW": "pushf", "POPFW": "popf", "LEAVEW": "leave16",
     "IRETL": "iretd", "IRETW": "iret", "IRETQ": "iretq",
-    "VZEROUPPER": "vzeroupper", "VZEROALL": "vzeroall",
     "RETFL": "retf", "RETFQ": "retfq", "RETFW": "retf16",
 }  # fmt: skip
 _X87_NAMES = """F2XM1 FABS FCHS FCOS FDECSTP FINCSTP FLD1 FLDL2E FLDL2T FLDLG2 FLDLN2 FLDPI FLDZ
@@ -127,8 +127,12 @@ def _integer() -> dict[str, Spec]:
             table["LEA" + suffix] = Spec("lea", (0, width))
             for name in ("BT", "BTC", "BTR", "BTS", "BSF", "BSR", "POPCNT", "LZCNT", "TZCNT"):
                 table[name + suffix] = Spec(name.lower(), (width,))
-            for name in ("LAR", "LSL"):
+            for name in ("SLDT", "STR", "SMSW"):
                 table[name + suffix] = Spec(name.lower(), (width,))
+            for name in ("LAR", "LSL"):
+                table[name + suffix] = Spec(name.lower(), (min(width, 32), width))
+            for name in ("LFS", "LGS", "LSS"):
+                table[name + suffix] = Spec(name.lower(), (0, width))
             for condition, intel in CONDITIONS.items():
                 # Only Go's own names here; the aliases are for jumps.
                 if condition in _OWN_CONDITIONS:
@@ -163,7 +167,7 @@ def _moves() -> dict[str, Spec]:
         ("MOVWLSX", "movsx", 16, 32), ("MOVWQSX", "movsx", 16, 64), ("MOVLQSX", "movsxd", 32, 64),
         ("MOVBWZX", "movzx", 8, 16), ("MOVBLZX", "movzx", 8, 32), ("MOVBQZX", "movzx", 8, 64),
         ("MOVWLZX", "movzx", 16, 32), ("MOVWQZX", "movzx", 16, 64), ("MOVLQZX", "mov", 32, 32),
-        ("MOVQL", "mov", 32, 32),
+        ("MOVQL", "mov", 32, 32), ("MOVSWW", "movsx", 16, 16), ("MOVZWW", "movzx", 16, 16),
         ("MOVBEWW", "movbe", 16, 16), ("MOVBELL", "movbe", 32, 32), ("MOVBEQQ", "movbe", 64, 64),
         ("MOVBEW", "movbe", 16, 16), ("MOVBEL", "movbe", 32, 32), ("MOVBEQ", "movbe", 64, 64),
         ("MOVNTIL", "movnti", 32, 32), ("MOVNTIQ", "movnti", 64, 64),
@@ -202,6 +206,15 @@ def _other() -> dict[str, Spec]:
         "XSAVE64": Spec("xsave64", (0,)),
         "XRSTOR": Spec("xrstor", (0,)),
         "XRSTOR64": Spec("xrstor64", (0,)),
+        "XRSTORS": Spec("xrstors", (0,)),
+        "XRSTORS64": Spec("xrstors64", (0,)),
+        "XSAVEC": Spec("xsavec", (0,)),
+        "XSAVEC64": Spec("xsavec64", (0,)),
+        "XSAVEOPT": Spec("xsaveopt", (0,)),
+        "XSAVEOPT64": Spec("xsaveopt64", (0,)),
+        "XSAVES": Spec("xsaves", (0,)),
+        "XSAVES64": Spec("xsaves64", (0,)),
+        "INVPCID": Spec("invpcid", (128, 64)),
         "FLDCW": Spec("fldcw", (16,)),
         "FSTCW": Spec("fnstcw", (16,)),
         "FLDENV": Spec("fldenv", (0,)),
@@ -239,6 +252,25 @@ def _other() -> dict[str, Spec]:
         "PEXTRD": Spec("pextrd", (8, 128, 32)),
         "PEXTRQ": Spec("pextrq", (8, 128, 64)),
         "EXTRACTPS": Spec("extractps", (8, 128, 32)),
+        "BLENDVPS": Spec("blendvps", (128,)),
+        "BLENDVPD": Spec("blendvpd", (128,)),
+        "PBLENDVB": Spec("pblendvb", (128,)),
+        "SHA256RNDS2": Spec("sha256rnds2", (128,)),
+        "PSHUFW": Spec("pshufw", (0,)),
+        "MASKMOVQ": Spec("maskmovq", (0,)),
+        "MOVNTQ": Spec("movntq", (64,)),
+        "CLDEMOTE": Spec("cldemote", (8,)),
+        "TPAUSE": Spec("tpause", (32,)),
+        "UMONITOR": Spec("umonitor", (64,)),
+        "UMWAIT": Spec("umwait", (32,)),
+        "RDPID": Spec("rdpid", (64,)),
+        "FSTSW": Spec("fnstsw", (16,)),
+        "LTR": Spec("ltr", (16,)),
+        "VERR": Spec("verr", (16,)),
+        "VERW": Spec("verw", (16,)),
+        "LMSW": Spec("lmsw", (16,)),
+        "LLDT": Spec("lldt", (16,)),
+        "XABORT": Spec("xabort", (8,)),
         "PMOVMSKB": Spec("pmovmskb", (128, 32)),
         "MOVMSKPS": Spec("movmskps", (128, 32)),
         "MOVMSKPD": Spec("movmskpd", (128, 32)),
@@ -249,32 +281,10 @@ def _other() -> dict[str, Spec]:
     }
 
 
-# Small AVX beginnings: what the trampolines use (own VEX and EVEX encodings).
-_AVX = {
-    "VMOVDQU": Spec("vmovdqu", (0,)),
-    "VMOVDQA": Spec("vmovdqa", (0,)),
-    "VMOVUPS": Spec("vmovups", (0,)),
-    "VMOVAPS": Spec("vmovaps", (0,)),
-    "VMOVUPD": Spec("vmovupd", (0,)),
-    "VMOVAPD": Spec("vmovapd", (0,)),
-    "VMOVDQU8": Spec("vmovdqu8", (0,)),
-    "VMOVDQU16": Spec("vmovdqu16", (0,)),
-    "VMOVDQU32": Spec("vmovdqu32", (0,)),
-    "VMOVDQU64": Spec("vmovdqu64", (0,)),
-    "VMOVDQA32": Spec("vmovdqa32", (0,)),
-    "VMOVDQA64": Spec("vmovdqa64", (0,)),
-    "KMOVB": Spec("kmovb", (32,)),
-    "KMOVW": Spec("kmovw", (32,)),
-    "KMOVD": Spec("kmovd", (32,)),
-    "KMOVQ": Spec("kmovq", (64,)),
-}
-KMOV_WIDTH = {"kmovb": 8, "kmovw": 16, "kmovd": 32, "kmovq": 64}
-
-
 @cache
 def specs() -> dict[str, Spec]:
     """Every mnemonic that names an instruction with ordinary operands."""
-    table = _integer() | _moves() | _other() | _AVX
+    table = _integer() | _moves() | _other()
     table |= {name: Spec(intel) for name, intel in (_PLAIN | _X87).items()}
     renamed = set(_GO_SSE.values())
     for intel, width in SSE_WIDTHS.items():
@@ -292,9 +302,16 @@ def is_jump(op: str) -> bool:
 
 def mnemonic_exists(op: str) -> bool:
     """Whether Go's assembler for amd64 has this statement, as far as it is known here."""
-    return op in specs() or op in JUMPS or op in RAW or op in PREFIXES
+    return (
+        op in specs()
+        or op in JUMPS
+        or op in RAW
+        or op in PREFIXES
+        or op in avx.names()
+        or op in x87.names()
+    )
 
 
 def known_mnemonics() -> tuple[str, ...]:
     """All names, for near misses."""
-    return (*specs(), *JUMPS, *RAW, *PREFIXES)
+    return (*specs(), *JUMPS, *RAW, *PREFIXES, *avx.names(), *x87.names())

@@ -173,6 +173,8 @@ class Parser:
 
     def _begin_text(self, groups: list[list[Token]], span: Span, source: str, word: Token) -> None:
         self._end_text()
+        # Should this TEXT be wrong, its statements are not wrong on top of it.
+        self._text = Text("?", True, "ABI0", TextFlag.NONE, 0, None, span, source)
         if len(groups) not in {2, 3}:
             raise Fault(word.span, "TEXT takes name(SB), flags, $frame-args")
         operand = self._symbol("TEXT", groups[0])
@@ -494,7 +496,7 @@ def _frame_size(group: list[Token]) -> tuple[int, int | None]:
     if at >= len(group) or group[at].kind is not INT:
         raise Fault(span, "the frame size must be a number")
     frame = literal.integer(group[at])
-    if frame >= 1 << 30:
+    if frame >= 1 << 31:
         raise Fault(group[at].span, "the frame is too large")
     rest = group[at + 1 :]
     if not rest:

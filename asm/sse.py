@@ -102,7 +102,7 @@ SSE_WIDTHS |= {"psrldq": 128, "pslldq": 128}
 _MMX_NAMES = """punpcklbw punpcklwd punpckldq packsswb pcmpgtb pcmpgtw pcmpgtd packuswb punpckhbw
  punpckhwd punpckhdq packssdw pcmpeqb pcmpeqw pcmpeqd psrlw psrld psrlq pmullw pand paddusb paddusw
  pandn pavgb psraw psrad pavgw pmulhuw pmulhw por paddsb paddsw pxor psllw pslld psllq pmuludq
- pmaddwd paddb paddw paddd"""
+ pmaddwd paddb paddw paddd phaddd"""
 MMX = frozenset(_MMX_NAMES.split())
 # Registers other than xmm in these: GPR destination or source.
 CONVERT = {

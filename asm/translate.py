@@ -10,14 +10,17 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asm import avx, x87
 from asm.intel import Imm, Insn, IntelOperand, Mem
-from asm.mnemonics import JUMPS, KMOV_WIDTH, PREFIXES, RAW, Spec, specs
+from asm.mnemonics import JUMPS, PREFIXES, RAW, Spec, specs
 from asm.operand import Kind, Name, Operand, Prog
 from asm.registers import INTEL_GPR, INTEL_HIGH, REGISTERS, RegClass, Register
 from asm.source import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from asm.machine import Encoded
 
 # Where ELF systems keep g: the word below the thread's FS base.
 TLS_OFFSET = -8
@@ -41,6 +44,7 @@ class Code:
 
     insn: Insn
     reference: Reference | None = None
+    encoded: Encoded | None = None  # where the choice of form has encoded it already
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,14 @@ class Translator:
             return self._jump(prog)
         if _loads_tls(prog):
             return None  # Linux has g at a fixed offset from FS: there is nothing to load
+        if op in x87.names():
+            memory = next((o for o in prog.operands if o.kind is Kind.MEM), None)
+            address = self.memory(prog, memory, 0) if memory is not None else None
+            insn, encoded = x87.encode(prog, address)
+            return Code(insn, self._code(insn, prog.operands).reference, encoded)
+        if op not in self._specs:
+            insn, encoded, operands = avx.encode(prog, self.operand)
+            return Code(insn, self._code(insn, operands).reference, encoded)
         operands = self._rewrite(prog)
         if op in {"MOVSS", "MOVSD"} and len(operands) == 2 and _is_zero(prog.operands[0]):
             register = operands[1]
@@ -142,11 +154,14 @@ class Translator:
 
     def ordinary(self, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
         """Names, widths and order by the table."""
-        widths = spec.widths
+        widths = spec.widths or (0,)
+        mmx = len(widths) == 1 and any(_is(o, RegClass.MMX) for o in operands)
         converted: list[IntelOperand] = []
         for position, operand in enumerate(operands):
-            width = 0 if not widths else widths[position] if position < len(widths) else widths[-1]
-            converted.append(self.operand(prog, operand, width))
+            width = widths[min(position, len(widths) - 1)]
+            # An MMX operand in memory has 64 bits, or 32, where an XMM one has 128.
+            narrow = mmx and operand.kind is Kind.MEM
+            converted.append(self.operand(prog, operand, 0 if narrow else width))
         if not spec.intel_order:
             converted.reverse()
         return self._code(Insn(spec.intel, tuple(converted)), operands)
@@ -387,8 +402,6 @@ def _shift(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) ->
         if count.offset not in limit:
             raise Fault(count.span, f"the count {count.offset} is out of range")
     elif count.kind is Kind.REG and count.reg is not None and count.reg.name in {"CX", "CL"}:
-        if width == 8 and count.reg.name == "CL":
-            raise Fault(count.span, f"{prog.op} takes its count in CX")
         amount = "cl"
     else:
         raise Fault(count.span, f"{prog.op} takes its count as an immediate or in CX")
@@ -438,7 +451,7 @@ def _push(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> 
     if len(operands) != 1:
         raise Fault(prog.span, f"{prog.op} takes one operand")
     if operands[0].kind is Kind.CONST and spec.widths[0] == 16:
-        raise Fault(operands[0].span, "PUSHW of an immediate is not supported")
+        return self.ordinary(prog, operands, Spec("pushw", (16,)))
     return self.ordinary(prog, operands, spec)
 
 
@@ -486,36 +499,7 @@ def _extract(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) 
     return self.ordinary(prog, operands, Spec(spec.intel, widths))
 
 
-def _kmov(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    memory = KMOV_WIDTH[spec.intel]
-    widths = tuple(memory if o.kind is Kind.MEM else spec.widths[0] for o in operands)
-    return self.ordinary(prog, operands, Spec(spec.intel, widths))
-
-
-def _vector_move(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    """A memory operand is as wide as the register."""
-    mask = ""
-    if len(operands) == 3 and _is(operands[1], RegClass.MASK) and operands[1].reg is not None:
-        mask = f"k{operands[1].reg.number}"
-        if mask == "k0":
-            raise Fault(operands[1].span, "K0 cannot be a mask")
-        operands = [operands[0], operands[2]]
-    widths = {RegClass.XMM: 128, RegClass.YMM: 256, RegClass.ZMM: 512}
-    width = next(
-        (widths[o.reg.kind] for o in operands if o.reg is not None and o.reg.kind in widths), 0
-    )
-    code = self.ordinary(prog, operands, Spec(spec.intel, (width,)))
-    zeroing = prog.suffixes == ("Z",)
-    if prog.suffixes and not zeroing:
-        raise Fault(prog.span, f"{prog.op} does not take the suffix .{'.'.join(prog.suffixes)}")
-    if zeroing and not mask:
-        raise Fault(prog.span, "zeroing needs a mask register")
-    return Code(code.insn._replace(mask=mask, zeroing=zeroing), code.reference)
-
-
-_SPECIAL = {
-    name: _vector_move for name in specs() if name.startswith(("VMOVU", "VMOVA", "VMOVDQ"))
-} | dict.fromkeys(("CMPPS", "CMPPD", "CMPSS", "CMPSD"), _compare_vector)
+_SPECIAL = dict.fromkeys(("CMPPS", "CMPPD", "CMPSS", "CMPSD"), _compare_vector)
 _SPECIAL_BY_INTEL = {
     "mov": _mov,
     "lea": _lea,
@@ -529,5 +513,4 @@ _SPECIAL_BY_INTEL = {
     "pinsrb": _extract, "pinsrw": _extract, "pinsrd": _extract, "pinsrq": _extract,
     "pextrb": _extract, "pextrw": _extract, "pextrd": _extract, "pextrq": _extract,
     "extractps": _extract,
-    "kmovb": _kmov, "kmovw": _kmov, "kmovd": _kmov, "kmovq": _kmov,
 }  # fmt: skip

@@ -14,14 +14,24 @@ _ALIASES = {
     "movabs": "mov", "leave16": "leave", "retf16": "retf", "pushf16": "pushf", "jecxz": "jecxz",
     "wait": "wait", "fwait": "wait", "sal": "shl", "iret": "iret", "sysretq": "sysretq",
     "xlatb": "xlatb", "int3": "int", "retfq": "retfq",
+    "pushw": "push", "sysenter64": "sysenter", "sysexit64": "sysexitq",
 }  # fmt: skip
+# Whose memory operand Capstone prints with another width than the manual.
+_MISPRINTED = frozenset({"comisd", "lar", "lsl", "invpcid", "sldt", "str", "smsw"})
 _COMMUTATIVE = frozenset({"xchg", "test"})
-_PREDICATES = ("eq", "lt", "le", "unord", "neq", "nlt", "nle", "ord")
+_SHIFTS = frozenset({"shl", "shr", "sar", "rol", "ror", "rcl", "rcr"})
+_PREDICATES = (
+    "eq", "lt", "le", "unord", "neq", "nlt", "nle", "ord", "eq_uq", "nge", "ngt", "false",
+    "neq_oq", "ge", "gt", "true", "eq_os", "lt_oq", "le_oq", "unord_s", "neq_us", "nlt_uq",
+    "nle_uq", "ord_s", "eq_us", "nge_uq", "ngt_uq", "false_os", "neq_os", "ge_oq", "gt_oq",
+    "true_us",
+)  # fmt: skip
+_INTEGER_PREDICATES = ("eq", "lt", "le", "false", "neq", "nlt", "nle", "true")
 _MEMORY = re.compile(
-    r"(?P<ptr>(?:\w+ ptr )?)(?:(?P<segment>[c-gs]s):)?"
+    r"(?P<ptr>(?:(?:\w+ )?ptr )?)(?:(?P<segment>[c-gs]s):)?"
     r"\[(?P<inner>[^\]]+)\](?:\{1to(?P<to>\d+)\})?\Z"
 )
-_PTR_WIDTH = {text: width for width, text in PTR.items()} | {"tbyte ptr ": 80, "": 0}
+_PTR_WIDTH = {text: width for width, text in PTR.items()} | {"tbyte ptr ": 80, "ptr ": 0}
 
 
 class MismatchError(Exception):
@@ -64,44 +74,79 @@ def check(insn: Insn, data: bytes) -> None:
     text = f"{decoded.mnemonic} {decoded.operands}".rstrip()
     if text == render(insn):
         return
-    if not _same(insn, decoded):
+    if not _same(insn, decoded, data):
         raise MismatchError(f"{render(insn)}: {data.hex()} is {text}")
 
 
-def _same(insn: Insn, decoded: Decoded) -> bool:
+def _same(insn: Insn, decoded: Decoded, data: bytes) -> bool:
     name = _ALIASES.get(decoded.mnemonic, decoded.mnemonic)
     wanted = _ALIASES.get(insn.mnemonic, insn.mnemonic)
-    texts = _split(decoded.operands)
     operands = list(insn.operands)
+    texts, decoration = _undecorated(_split(decoded.operands))
+    if decoration != (insn.mask, insn.zeroing, insn.rounding):
+        return False
     if decoded.mnemonic == "int3":
         texts = ["3"]
     if name != wanted:
-        # CMPPS with its predicate as immediate is printed with the predicate in its name.
-        match = re.fullmatch(r"(v?cmp)(\w+?)(ps|pd|ss|sd)", name)
-        if match and match[2] in _PREDICATES and wanted == match[1] + match[3]:
-            texts.append(str(_PREDICATES.index(match[2])))
-        elif not operands and name.startswith(wanted):
-            # String instructions show their implied operands: `movsb byte ptr [rdi], …`.
-            return name.split()[0] == wanted
+        last = operands[-1] if operands else None
+        if isinstance(last, Imm) and _predicate(name, wanted) == last.value & 31:
+            # A comparison is printed with its predicate in the name: the byte itself decides.
+            if data[-1] != last.value & 0xFF:
+                return False
+            operands.pop()
         else:
-            return False
-    if not operands and wanted == insn.mnemonic and name == wanted:
+            # String instructions show their implied operands: `movsb byte ptr [rdi], ...`.
+            return not operands and name.split()[0] == wanted
+    elif not operands:
         return True
     if len(texts) != len(operands):
-        # Implied operands that Capstone leaves out or adds: a shift by one, XMM0 of a blend.
-        if wanted in {"shl", "shr", "sar", "rol", "ror", "rcl", "rcr"} and len(texts) == 1:
+        # Implied operands that Capstone leaves out: a shift by one, XMM0 of a blend.
+        if wanted in _SHIFTS and len(texts) == 1:
             texts.append("1")
         elif len(operands) == len(texts) + 1 and operands[-1] == "xmm0":
             operands.pop()
         else:
             return False
+    if wanted in _MISPRINTED:
+        operands = [o._replace(width=0) if isinstance(o, Mem) else o for o in operands]
     width = next((_operand_width(o) for o in operands if not isinstance(o, Imm)), 64) or 64
-    pairs = list(zip(operands, texts, strict=True))
-    if all(_same_operand(o, t, width) for o, t in pairs):
+    if all(_same_operand(o, t, width) for o, t in zip(operands, texts, strict=True)):
         return True
     return wanted in _COMMUTATIVE and all(
         _same_operand(o, t, width) for o, t in zip(operands, reversed(texts), strict=True)
     )
+
+
+def _undecorated(texts: list[str]) -> tuple[list[str], tuple[str, bool, str]]:
+    """Takes `{k1} {z}` off the destination and `{rn-sae}` off the end."""
+    mask, zeroing, rounding = "", False, ""
+    out: list[str] = []
+    for text in texts:
+        plain = text
+        for word in re.findall(r"\{(k\d|z|r[nduz]-sae|sae)\}", text):
+            plain = plain.replace(f"{{{word}}}", "").strip()
+            if word[0] == "k":
+                mask = word
+            elif word == "z":
+                zeroing = True
+            else:
+                rounding = word
+        if plain:
+            out.append(plain)
+    return out, (mask, zeroing, rounding)
+
+
+def _predicate(name: str, wanted: str) -> int:
+    """The predicate in `cmpltps` where `cmpps` was asked for, or -1."""
+    vector = re.fullmatch(r"(v?cmp)(ps|pd|ss|sd)", wanted)
+    if vector:
+        word = name.removeprefix(vector[1]).removesuffix(vector[2])
+        return _PREDICATES.index(word) if word in _PREDICATES else -1
+    integer = re.fullmatch(r"vpcmp(u?[bwdq])", wanted)
+    if integer:
+        word = name.removeprefix("vpcmp").removesuffix(integer[1])
+        return _INTEGER_PREDICATES.index(word) if word in _INTEGER_PREDICATES else -1
+    return -1
 
 
 def _operand_width(operand: IntelOperand) -> int:

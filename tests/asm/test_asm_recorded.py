@@ -1,0 +1,79 @@
+"""Bytes as `go tool asm` made them; recorded/record.py says with which versions and how."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asm.assemble import Source, Target, assemble
+
+if TYPE_CHECKING:
+    from asm.image import Image
+
+RECORDED = Path(__file__).parent / "recorded"
+EXTERNS = {"runtime.morestack_noctxt": 0x3F0000, "runtime.morestack": 0x3F1000}
+
+
+def cases() -> list[tuple[str, str]]:
+    return [
+        (path.stem, version)
+        for path in sorted(RECORDED.glob("*.json"))
+        for version in json.loads(path.read_text())
+    ]
+
+
+def missing() -> dict[str, tuple[str, ...]]:
+    spec = importlib.util.spec_from_file_location("record", RECORDED / "record.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, tuple[str, ...]] = module.MISSING
+    return found
+
+
+def image(name: str, version: str) -> Image:
+    text = (RECORDED / f"{name}.s").read_text(encoding="utf-8")
+    for word in missing().get(version, ()):
+        text = "".join(line for line in text.splitlines(keepends=True) if word not in line)
+    major, minor = version.split(".")
+    return assemble(
+        [Source(f"{name}.s", text)],
+        Target(go=(int(major), int(minor))),
+        text_address=0x400000,
+        data_address=0x500000,
+        externs=EXTERNS,
+    )
+
+
+def without_references(data: bytes, expected: str) -> str:
+    """The bytes in hex, with .. where the recorded ones have what the linker fills in."""
+    pairs = [f"{byte:02x}" for byte in data]
+    for at in range(0, len(expected) - 1, 2):
+        if expected[at] == "." and at // 2 < len(pairs):
+            pairs[at // 2] = ".."
+    return "".join(pairs)
+
+
+@pytest.mark.parametrize(("name", "version"), cases())
+def test_bytes_equal_those_of_go_tool_asm(name: str, version: str) -> None:
+    expected = json.loads((RECORDED / f"{name}.json").read_text())[version]
+    assembled = image(name, version)
+    for function_name, want in expected.items():
+        function = assembled.function(function_name)
+        assert function is not None, function_name
+        code = b"".join(i.data for i in function.instructions)
+        assert without_references(code, want) == want, function_name
+
+
+def test_instructions_of_a_function_touch_each_other() -> None:
+    for function in image("instructions", "1.27").functions:
+        at = function.address
+        for instruction in function.instructions:
+            assert instruction.address == at
+            at = instruction.end
+        assert at == function.end
