@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Final
 
@@ -48,11 +48,10 @@ class Region:
     size: int
     prot: Prot
     view: memoryview
+    end: int = field(init=False)  # the first address behind the region
 
-    @property
-    def end(self) -> int:
-        """The first address behind the region."""
-        return self.start + self.size
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "end", self.start + self.size)
 
 
 class Memory:
@@ -94,7 +93,9 @@ class Memory:
 
         Raises UnmappedError where the range does not lie inside one region.
         """
-        region = self.find(address)
+        region = self._last
+        if region is None or not region.start <= address < region.end:
+            region = self.find(address)
         if region is None or address + size > region.end:
             raise UnmappedError(address, size)
         return region.view, address - region.start

@@ -29,7 +29,14 @@ TEXT runtime·mstart(SB), NOSPLIT|NOFRAME|TOPFRAME, $0
 	XORL	BP, BP	// the root frame: frame-pointer unwinding ends here
 	PUSHQ	BP
 	MOVQ	SP, BP
-	CALL	runtime·mstart1(SB)	// ends in schedule, or in sysmon
+	CALL	runtime·mstart1(SB)	// ends in schedule, or in sysmon; on m0, AX = sysmon's M
+	PUSHQ	AX
+yield:
+	CALL	runtime·osyield(SB)
+	MOVQ	0(SP), AX
+	CMPQ	m_procid(AX), $0
+	JEQ	yield	// until sysmon's thread runs
+	CALL	runtime·mstart2(SB)
 	UNDEF
 
 // func gogo(buf *gobuf): buf.g goes on at buf.pc with buf.sp, buf.bp and buf.ctxt.

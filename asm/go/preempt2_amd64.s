@@ -6,7 +6,15 @@
 #include "textflag.h"
 
 // The Go continuation of asyncPreempt, called as an ABI0 function.
-TEXT runtime·asyncPreempt2(SB), NOSPLIT, $8-0
+// The frame is as large as Go's: asyncPreemptStack is computed from it. Since 1.26 that counts
+// xRegRestore's, too, which asyncPreempt2 calls.
+#ifdef go1_26
+#define FRAME 64
+#else
+#define FRAME 16
+#endif
+
+TEXT runtime·asyncPreempt2(SB), NOSPLIT, $FRAME-0
 	get_tls(CX)
 	MOVQ	g(CX), R14
 #ifdef go1_26

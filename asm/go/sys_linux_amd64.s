@@ -11,6 +11,7 @@
 #define SYS_rt_sigaction 13
 #define SYS_rt_sigprocmask 14
 #define SYS_rt_sigreturn 15
+#define SYS_sched_yield 24
 #define SYS_nanosleep 35
 #define SYS_getpid 39
 #define SYS_clone 56
@@ -140,6 +141,12 @@ child:
 	MOVQ	R9, R14
 	CALL	R12
 	UNDEF
+
+// func osyield()
+TEXT runtime·osyield(SB), NOSPLIT|NOFRAME, $0
+	MOVL	$SYS_sched_yield, AX
+	SYSCALL
+	RET
 
 // func exit(code int32)
 TEXT runtime·exit(SB), NOSPLIT, $0-4

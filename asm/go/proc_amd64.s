@@ -1,0 +1,70 @@
+// What of runtime/proc.go sleeps or calls mcall: sysmon's loop, the sleep of stopm, Gosched.
+// Decisions are gates into Python; calls, frames and system calls are real.
+
+#include "go_asm.h"
+#include "go_tls.h"
+#include "textflag.h"
+
+// sysmon's loop: sleeps 20 µs at a time, after 50 idle rounds twice as long each, up to 10 ms.
+// 8(SP) idle rounds, 16(SP) delay in µs.
+TEXT runtime·sysmon(SB), NOSPLIT, $24-0
+	MOVQ	$0, 8(SP)
+	MOVQ	$20, 16(SP)
+loop:
+	MOVQ	8(SP), AX
+	TESTQ	AX, AX
+	JNE	idle
+	MOVQ	$20, 16(SP)
+	JMP	sleep
+idle:
+	CMPQ	AX, $50
+	JLS	sleep
+	SHLQ	$1, 16(SP)
+	CMPQ	16(SP), $10000
+	JLS	sleep
+	MOVQ	$10000, 16(SP)
+sleep:
+	MOVQ	16(SP), AX
+	MOVQ	AX, 0(SP)
+	CALL	runtime·usleep(SB)
+	CALL	runtime·sysmon·work(SB)	// AX = what retake returned
+	INCQ	8(SP)
+	TESTL	AX, AX
+	JEQ	loop
+	MOVQ	$0, 8(SP)
+	JMP	loop
+
+// An M without work sleeps on its park note until another M sets it, then goes on in stopm.
+TEXT runtime·mPark(SB), NOSPLIT, $48-0
+sleep:
+	get_tls(CX)
+	MOVQ	g(CX), R14
+	MOVQ	g_m(R14), BX
+	LEAQ	m_park(BX), AX
+	CMPL	0(AX), $0
+	JNE	woken
+	MOVQ	AX, 0(SP)	// addr
+	MOVQ	$128, 8(SP)	// op FUTEX_WAIT_PRIVATE (int32), val 0 (uint32)
+	MOVQ	$0, 16(SP)	// timeout: none
+	MOVQ	$0, 24(SP)
+	MOVQ	$0, 32(SP)
+	CALL	runtime·futex(SB)
+	JMP	sleep
+woken:
+	MOVL	$0, 0(AX)
+	CALL	runtime·stopm·woken(SB)	// acquires m.nextp and schedules
+
+// func Gosched(): for snippets that yield by themselves.
+TEXT runtime·Gosched(SB), NOSPLIT, $8-0
+	get_tls(CX)
+	MOVQ	g(CX), R14
+	MOVQ	$runtime·gosched_m·f(SB), AX
+	MOVQ	AX, 0(SP)
+	CALL	runtime·mcall(SB)
+	RET
+
+// Func values of the gates that mcall is given here and by goexit1.
+DATA	runtime·goexit0·f(SB)/8, $runtime·goexit0(SB)
+GLOBL	runtime·goexit0·f(SB), RODATA|NOPTR, $8
+DATA	runtime·gosched_m·f(SB)/8, $runtime·gosched_m(SB)
+GLOBL	runtime·gosched_m·f(SB), RODATA|NOPTR, $8

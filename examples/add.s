@@ -1,0 +1,64 @@
+// add(x, y int) (int, bool) with the stack check that every Go function of that size begins with:
+// g from TLS up to Go 1.16, from R14 since 1.17. The check is where a goroutine is preempted
+// cooperatively; between its instructions Go marks the code unsafe for the other way.
+//
+// pushcall: entry=main·main expect=RAX:ROUNDS*(ROUNDS+1)/2
+
+#include "textflag.h"
+
+#define ROUNDS 20
+
+// Adds up 1 … ROUNDS, a call each.
+TEXT main·main(SB), 0, $48-0
+	MOVQ	$0, sum-8(SP)
+	MOVQ	$1, BX
+loop:
+	MOVQ	BX, i-16(SP)
+	MOVQ	sum-8(SP), AX
+	MOVQ	AX, 0(SP)	// x
+	MOVQ	BX, 8(SP)	// y
+	CALL	main·add(SB)
+	MOVQ	16(SP), AX	// x + y
+	MOVQ	AX, sum-8(SP)
+	MOVQ	i-16(SP), BX
+	INCQ	BX
+	CMPQ	BX, $ROUNDS
+	JLE	loop
+	// A call leaves every register to chance: say what they are at the end.
+	XORL	CX, CX
+	XORL	DX, DX
+	XORL	SI, SI
+	XORL	DI, DI
+	XORL	R8, R8
+	XORL	R9, R9
+	XORL	R10, R10
+	XORL	R11, R11
+	XORL	R12, R12
+	XORL	R13, R13
+	XORL	R15, R15
+	PXOR	X0, X0
+	PXOR	X1, X1
+	PXOR	X2, X2
+	PXOR	X3, X3
+	PXOR	X4, X4
+	PXOR	X5, X5
+	PXOR	X6, X6
+	PXOR	X7, X7
+	PXOR	X8, X8
+	PXOR	X9, X9
+	PXOR	X10, X10
+	PXOR	X11, X11
+	PXOR	X12, X12
+	PXOR	X13, X13
+	PXOR	X14, X14
+	PXOR	X15, X15
+	RET
+
+TEXT main·add(SB), 0, $136-32
+	MOVQ	x+0(FP), AX
+	MOVQ	y+8(FP), CX
+	ADDQ	CX, AX
+	MOVQ	AX, z-8(SP)
+	MOVQ	AX, ret+16(FP)
+	MOVB	$1, ret1+24(FP)
+	RET

@@ -1,0 +1,134 @@
+"""The public Python API: `check` and `run` on a file or a text.
+
+    from pushcall.api import check
+    result = check("loop.s", trampoline="my_asyncPreempt.s", go="1.22")
+    assert result.verdict == "preserved", result.losses
+
+Sources are paths, or assembly texts: a string with a line break in it is a text. Bad input raises
+asm.source.AsmError (with positions), pushcall.program.UsageError or
+runtime_model.boot.BadProgramError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asm.source import Source
+from pushcall import check as checking
+from pushcall import run as running
+from pushcall.program import Options, Program, from_source, read_source
+from runtime_model.policy import Policy, forcePreemptNS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pushcall.check import CheckResult
+    from pushcall.run import Outcome
+    from runtime_model.runtime import Runtime
+
+
+def _source(source: str | Path, directory: Path) -> Source:
+    if isinstance(source, str) and "\n" in source:
+        return Source("<text>", source)
+    return read_source(directory / source)
+
+
+def program(
+    source: str | Path,
+    directory: str | Path = "",
+    *,
+    go: str | None = None,
+    entry: str | None = None,
+    trampoline: str | Path | None = None,
+    defines: Mapping[str, str | int] | None = None,
+    as_assembly: bool = False,
+    budget: int | None = None,
+    goroutines: int | None = None,
+    procs: int | None = None,
+    expect: Sequence[str] = (),
+    policy: Policy | None = None,
+) -> Program:
+    """The program in a file or text. Relative paths start at `directory`."""
+    folder = Path(directory)
+    options = Options(
+        go=go,
+        entry=entry,
+        defines=tuple(f"{name}={value}" for name, value in (defines or {}).items()),
+        include_dirs=(folder,),
+        as_assembly=as_assembly,
+        budget=budget,
+        goroutines=goroutines,
+        procs=procs,
+        expect=tuple(expect),
+        policy=policy or Policy(),
+        trampoline=_source(trampoline, folder) if trampoline is not None else None,
+    )
+    return from_source(_source(source, folder), options)
+
+
+def check(
+    source: str | Path,
+    directory: str | Path = "",
+    *,
+    go: str | None = None,
+    entry: str | None = None,
+    trampoline: str | Path | None = None,
+    defines: Mapping[str, str | int] | None = None,
+    as_assembly: bool = False,
+    budget: int | None = None,
+) -> CheckResult:
+    """Preempts a snippet at every boundary that it executes; says what was lost where."""
+    config = program(
+        source,
+        directory,
+        go=go,
+        entry=entry,
+        trampoline=trampoline,
+        defines=defines,
+        as_assembly=as_assembly,
+        budget=budget,
+    ).config
+    return checking.check(config)
+
+
+def run(
+    source: str | Path,
+    directory: str | Path = "",
+    *,
+    go: str | None = None,
+    entry: str | None = None,
+    trampoline: str | Path | None = None,
+    defines: Mapping[str, str | int] | None = None,
+    as_assembly: bool = False,
+    budget: int | None = None,
+    goroutines: int | None = None,
+    procs: int | None = None,
+    expect: Sequence[str] = (),
+    quantum: int | None = None,
+    every: int | None = None,
+    at: Sequence[int] = (),
+    at_pc: str | None = None,
+    random: int | None = None,
+    never: bool = False,
+) -> tuple[Runtime, Outcome]:
+    """Runs a snippet under preemption. quantum is in ns; without any timer, sysmon's 10 ms."""
+    exact = never or every is not None or bool(at) or at_pc is not None or random is not None
+    loaded = program(
+        source,
+        directory,
+        go=go,
+        entry=entry,
+        trampoline=trampoline,
+        defines=defines,
+        as_assembly=as_assembly,
+        budget=budget,
+        goroutines=goroutines,
+        procs=procs,
+        expect=expect,
+        policy=Policy(None if exact else quantum or forcePreemptNS),
+    )
+    return running.run(loaded, running.Injection(every, tuple(at), at_pc, random))
+
+
+__all__ = ["check", "program", "run"]

@@ -1,0 +1,516 @@
+"""`pushcall check`: a preemption at every boundary that a snippet executes, and what it cost.
+
+Two runtimes boot from the same program and stay side by side. The twin is never disturbed and
+says what the state is to be. At each boundary the other one is preempted for real: signal,
+frame, sigreturn, trampoline, scheduler, back; between save and restore every register holds the
+complement of its value and the dead stack is overwritten. Compared are
+
+1. at the landing, with the state at the boundary: RIP, RSP, all general registers, RFLAGS, XMM0
+   to XMM15, MXCSR, x87, the stack above the interrupted RSP and the snippet's data;
+2. at the next boundary, with the twin: all registers, the data, and what the instruction wrote to
+   its stack; what it read from below RSP shows here (slots that nobody wrote may differ);
+3. at the end, with the twin: last registers and all data.
+
+After a loss the disturbed runtime becomes a copy of the twin, so each boundary is judged alone.
+A refused request is withdrawn, so that it does not surface later at a stack check.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from emulator.disassembly import memory_operands
+from emulator.fault import GuestFault, GuestStopped
+from pushcall.crash import Crash, Place, describe, place
+from pushcall.text import where
+from runtime_model.boot import BadProgramError, boot
+from runtime_model.events import (
+    Descheduled,
+    GoroutineExited,
+    Loss,
+    Resumed,
+    SafePointVerdict,
+)
+from runtime_model.policy import Policy, request_preemption
+from runtime_model.watch import memory_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from emulator.events import Event
+    from emulator.linux.threads import Thread
+    from emulator.registers import Registers
+    from runtime_model.boot import Config
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G
+
+INJECTION_BUDGET: Final = 200_000  # instructions that one preemption may take
+
+# Registers that belong to the thread, not to the goroutine.
+_THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
+
+# Instructions whose results no two runs share; the twin's results are taken over, as a recorder
+# takes inputs, so they are never blamed on a preemption.
+_INPUTS: Final = (
+    b"\x0f\x31",
+    b"\x0f\x01\xf9",
+    b"\x0f\xa2",
+    b"\x0f\x05",
+)  # RDTSC(P), CPUID, SYSCALL
+_INPUT_REGISTERS: Final = ("RAX", "RBX", "RCX", "RDX")
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The gap before an executed instruction: its number in the run, from 0, and its place."""
+
+    index: int
+    place: Place
+
+
+@dataclass
+class RegisterLoss:
+    """All losses of one register, or of memory; `first` is the first of them."""
+
+    register: str
+    points: int
+    first: Boundary
+    before: int
+    after: int
+    address: int | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `losses`."""
+        at = self.first.place
+        entry: dict[str, Any] = {"register": self.register, "points": self.points}
+        if self.address is not None:
+            entry["address"] = f"{self.address:#x}"
+        entry["first"] = {
+            "index": self.first.index,
+            "pc": f"{at.pc:#x}",
+            "symbol": at.symbol,
+            "source": at.source,
+            "before": f"{self.before:#x}",
+            "after": f"{self.after:#x}",
+        }
+        if self.note:
+            entry["note"] = self.note
+        return entry
+
+    def __str__(self) -> str:
+        at = f" at {self.address:#x}" if self.address is not None else ""
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{self.register}{at} lost at {self.points} boundaries{note}; first at boundary "
+            f"{self.first.index}, {where(self.first.place)}: was {self.before:#x}, "
+            f"is {self.after:#x}"
+        )
+
+
+@dataclass
+class CheckResult:
+    """The verdict on a snippet or trampoline."""
+
+    go: str
+    engine: str
+    points: int = 0
+    boundaries: int = 0
+    unsafe: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    losses: list[RegisterLoss] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    crash: Crash | None = None  # of the undisturbed run: then nothing was proven
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """`preserved` or `lost`."""
+        return "lost" if self.losses else "preserved"
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing at all was found."""
+        return not self.losses and not self.findings and self.crash is None
+
+    @property
+    def status(self) -> int:
+        """The exit status of the command."""
+        if self.interrupted:
+            return 130
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `pushcall check --json`."""
+        document: dict[str, Any] = {
+            "schema": "pushcall.check/1",
+            "go": self.go,
+            "engine": self.engine,
+            "verdict": self.verdict,
+            "points": self.points,
+            "boundaries": self.boundaries,
+            "unsafe": self.unsafe,
+            "refusals": self.refusals,
+            "losses": [loss.to_json() for loss in self.losses],
+            "findings": self.findings,
+        }
+        if self.crash is not None:
+            document["crash"] = self.crash.to_json()
+        if self.interrupted:
+            document["interrupted"] = True
+        return document
+
+    def lines(self) -> Iterable[str]:
+        """The text of the command; styles as in show.py."""
+        if self.crash is not None:
+            yield "! the snippet does not run to its end even when left alone:"
+            for line in self.crash.lines():
+                yield f"! {line}"
+        if self.losses:
+            yield f"! lost: {', '.join(loss.register for loss in self.losses)}"
+            for loss in self.losses:
+                yield f"!   {loss}"
+        elif self.points:
+            yield "+ preserved: every register, the stack and the data, at every boundary"
+        else:
+            yield "no preemption was possible: nothing was checked"
+        for text in self.findings:
+            yield f"! {text}"
+        yield (
+            f"{self.points} preemptions at {self.boundaries} executed boundaries, "
+            f"{self.unsafe} refused, Go {self.go}"
+        )
+        for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
+            yield f"{count} refused: {reason}"
+        if self.interrupted:
+            yield "! interrupted: this is what is known so far"
+
+
+class Side:
+    """One of the two runtimes, advanced one instruction of the snippet at a time."""
+
+    def __init__(self, config: Config, like: Side | None = None) -> None:
+        self.rt: Runtime = boot(config, (like.rt.text, like.rt.user) if like else None)
+        self.machine = self.rt.machine
+        self.thread: Thread | None = None  # the one that runs the goroutine
+        self.exited: Registers | None = None
+        self.on_left: Callable[[], None] = lambda: None
+        self._target: int | None = 0
+        self.machine.timer = self
+        self.rt.watch.on_left = self._left
+        self.machine.events.subscribe(self._listen)
+        self.regions = [
+            (segment.address, len(segment.data))
+            for segment in self.rt.user.segments
+            if segment.writable and segment.data
+        ]
+
+    def due(self, thread: Thread) -> int | None:  # noqa: ARG002  # there is one goroutine
+        """The machine's timer: stops at the target count."""
+        return None if self._target is None else self._target - self.machine.user_instructions
+
+    def fire(self, thread: Thread) -> None:
+        """Stops the machine at this boundary."""
+        self.thread = thread
+        self._target = None
+        self.machine.stop()
+
+    def advance(self, instructions: int) -> bool:
+        """Runs that many more instructions of the snippet; False when the program has ended."""
+        self._target = self.machine.user_instructions + instructions
+        return self.machine.run() is None
+
+    def _left(self, thread: Thread) -> None:
+        self.thread = thread
+        self.on_left()
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, GoroutineExited):
+            self.exited = event.registers
+
+    @property
+    def registers(self) -> Registers:
+        """The goroutine's registers at this boundary."""
+        assert self.thread is not None
+        return self.thread.registers
+
+    @property
+    def g(self) -> G:
+        """The goroutine."""
+        return self.rt.g(self.rt.goroutines[0])
+
+    def stack(self) -> bytes:
+        """The goroutine's whole stack."""
+        low = self.g.stack_lo
+        return self.rt.memory.read(low, self.g.stack_hi - low)
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """The state before the instruction that both sides have just executed."""
+
+    boundary: Boundary
+    registers: Registers  # the twin's
+    stack: bytes  # the twin's
+    other_stack: bytes
+
+
+def changed_range(before: bytes, after: bytes) -> tuple[int, int] | None:
+    """First and last index at which two equally long byte strings differ."""
+    if before == after:
+        return None
+    different = int.from_bytes(before, "little") ^ int.from_bytes(after, "little")
+    first = ((different & -different).bit_length() - 1) // 8
+    return first, (different.bit_length() - 1) // 8
+
+
+class Check:
+    """One run of the check; `result` grows while it goes on."""
+
+    def __init__(self, config: Config) -> None:
+        alone = dataclasses.replace(
+            config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
+        )
+        if not config.version.asynchronous:
+            raise BadProgramError(
+                f"Go {config.version} has no asynchronous preemption: there is nothing to check"
+            )
+        self.budget = config.budget
+        self.twin = Side(alone)
+        self.side = Side(alone, self.twin)
+        self.result = CheckResult(str(config.version), self.side.machine.cpu.name)
+        self._by_register: dict[str, RegisterLoss] = {}
+        self._resumed: Resumed | None = None
+        self._refused = False
+        self._injecting = False
+        self._descheduled = 0
+        self._previous: _Previous | None = None
+        side = self.side
+        side.on_left = self._landed
+        side.machine.events.subscribe(self._listen)
+        side.rt.watch.memory_of = lambda gp, rsp: [(rsp, gp.stack_hi - rsp), *side.regions]
+
+    def run(self, progress: Callable[[int], None] = lambda _: None) -> CheckResult:
+        """Checks every boundary. Raises AsmError and BadProgramError for bad input."""
+        result = self.result
+        try:
+            self._run(progress)
+        except KeyboardInterrupt:
+            result.interrupted = True
+        result.losses = list(self._by_register.values())
+        return result
+
+    def _run(self, progress: Callable[[int], None]) -> None:
+        twin, side, result = self.twin, self.side, self.result
+        try:
+            alive = twin.advance(0)
+        except GuestStopped as stopped:
+            result.crash = describe(twin.rt, stopped)
+            return
+        side.advance(0)
+        index = 0
+        while alive:
+            boundary = Boundary(index, place(twin.rt, twin.registers["RIP"]))
+            self._compare_with_twin()
+            self._inject(boundary)
+            progress(index)
+            self._previous = _Previous(boundary, twin.registers.copy(), twin.stack(), side.stack())
+            try:
+                alive = twin.advance(1)
+            except GuestStopped as stopped:
+                result.crash = describe(twin.rt, stopped)
+                break
+            if self.budget is not None and twin.machine.instructions > self.budget:
+                result.findings.append(
+                    f"the snippet does not end within {self.budget} instructions"
+                )
+                break
+            try:
+                side_alive = side.advance(1)
+            except GuestStopped as stopped:
+                self._stray(boundary, stopped)
+                side_alive = not alive
+            if side_alive != alive:
+                self._lose(boundary, Loss(register="RIP", before=0, after=0), "the end differs")
+                break
+            index += 1
+        result.boundaries = index
+        if not alive and result.crash is None:
+            self._compare_ends()
+        if result.points and not self._descheduled:
+            result.findings.append(
+                "asyncPreempt never came to asyncPreempt2: the goroutine was not descheduled"
+            )
+
+    # One boundary.
+
+    def _inject(self, boundary: Boundary) -> None:
+        side = self.side
+        assert side.thread is not None
+        before = side.registers.copy()
+        self._resumed = None
+        self._refused = False
+        self._injecting = True
+        side.rt.poison_dead_stack(before["RSP"], 1 << 16)
+        request_preemption(side.rt, side.thread, "check")
+        side.machine.budget = side.machine.instructions + INJECTION_BUDGET
+        try:
+            ended = side.machine.run() is not None
+        except GuestStopped as stopped:
+            self._stray(boundary, stopped, before)
+            return
+        finally:
+            side.machine.budget = None
+            self._injecting = False
+        if self._refused:
+            self.result.unsafe += 1
+            losses = [
+                Loss(register=name, before=before[name], after=side.registers[name])
+                for name in before.diff(side.registers)
+                if name not in _THREADS_OWN
+            ]
+        else:
+            self.result.points += 1
+            losses = self._resumed.losses if self._resumed is not None else []
+        if ended:
+            losses = [Loss(register="RIP", before=before["RIP"], after=0)]
+        for loss in losses:
+            self._lose(boundary, loss)
+        if losses:
+            self._repair()
+
+    def _landed(self) -> None:
+        if self._injecting and (self._resumed is not None or self._refused):
+            self.side.machine.stop()
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, Resumed):
+            self._resumed = event
+        elif isinstance(event, Descheduled) and self._injecting:
+            self._descheduled += event.why == "preempted"
+        elif isinstance(event, SafePointVerdict) and not event.safe and self._injecting:
+            self._refused = True
+            reasons = self.result.refusals
+            reasons[event.reason] = reasons.get(event.reason, 0) + 1
+            rt, gp = self.side.rt, self.side.g
+            gp.preempt = 0
+            gp.stackguard0 = gp.stack_lo + rt.stackGuard
+            rt.p(rt.m(gp.m).p).preempt = 0
+
+    def _stray(
+        self, boundary: Boundary, stopped: GuestStopped, before: Registers | None = None
+    ) -> None:
+        """The disturbed run died or went astray: RIP is lost, and what else differs then."""
+        self.result.points += before is not None
+        thread = self.side.machine.threads.get(stopped.tid)
+        registers = stopped.registers or (thread.registers if thread is not None else None)
+        rip = stopped.fault.pc if isinstance(stopped, GuestFault) else None
+        if rip is None:
+            rip = registers["RIP"] if registers is not None else 0
+        resume = before["RIP"] if before is not None else boundary.place.pc
+        self._lose(boundary, Loss(register="RIP", before=resume, after=rip), str(stopped))
+        self._repair()
+
+    def _lose(self, boundary: Boundary, loss: Loss, note: str = "") -> None:
+        found = self._by_register.get(loss.register)
+        if found is None:
+            self._by_register[loss.register] = RegisterLoss(
+                loss.register, 1, boundary, loss.before, loss.after, loss.address, note
+            )
+        else:
+            found.points += 1
+
+    def _repair(self) -> None:
+        self.side.machine.restore(self.twin.machine.snapshot())
+        self.side.rt.watch.preempted.clear()
+        twin = self.twin.thread
+        self.side.thread = self.side.machine.threads[twin.tid] if twin is not None else None
+
+    # Against the twin.
+
+    def _compare_with_twin(self) -> None:
+        """What the instruction before this boundary made of what preemption left behind."""
+        if self._previous is None:
+            return
+        boundary, before = self._previous.boundary, self._previous.registers
+        twin, side = self.twin.registers, self.side.registers
+        executed = self.twin.rt.memory.read(before["RIP"], 4) if boundary.place.symbol else b""
+        if executed.startswith(_INPUTS):
+            for name in _INPUT_REGISTERS:
+                side[name] = twin[name]
+        losses = [
+            Loss(register=name, before=twin[name], after=side[name])
+            for name in twin.diff(side)
+            if name not in _THREADS_OWN
+        ]
+        if not losses:
+            losses = self._stack_losses(self._previous, twin["RSP"]) + self._data_losses()
+        if losses:
+            red_zone = self._read_below_rsp(before)
+            if red_zone is not None:
+                losses = [red_zone]
+            for loss in losses:
+                note = "a value kept below RSP" if red_zone else "seen after the next instruction"
+                self._lose(boundary, loss, note)
+            self._repair()
+
+    def _stack_losses(self, previous: _Previous, rsp: int) -> list[Loss]:
+        """Words above RSP of which the last instruction wrote bytes that differ."""
+        low = self.twin.g.stack_lo
+        good, found = self.twin.stack(), self.side.stack()
+        start = rsp - low
+        changed = [
+            part
+            for before, after in ((previous.stack, good), (previous.other_stack, found))
+            if (part := changed_range(before[start:], after[start:])) is not None
+        ]
+        losses = []
+        for first, last in changed:
+            written = slice(start + first, start + last + 1)
+            if good[written] == found[written]:
+                continue
+            a, b = (start + first) & ~7, (start + last + 8) & ~7
+            losses += memory_losses(low + a, good[a:b], found[a:b])
+        return losses
+
+    def _data_losses(self) -> list[Loss]:
+        """Words of the snippet's data that differ between the two runs."""
+        losses = []
+        for address, size in self.twin.regions:
+            good = self.twin.rt.memory.read(address, size)
+            losses += memory_losses(address, good, self.side.rt.memory.read(address, size))
+        return losses
+
+    def _read_below_rsp(self, registers: Registers) -> Loss | None:
+        """The word below RSP that the instruction at RIP reads, where the two runs differ."""
+        memory, other = self.twin.rt.memory, self.side.rt.memory
+        code = memory.read(registers["RIP"], 16)
+        for address, size in memory_operands(code, registers):
+            if address < registers["RSP"] and memory.find(address) is not None:
+                good = int.from_bytes(memory.read(address, size), "little")
+                found = int.from_bytes(other.read(address, size), "little")
+                if good != found:
+                    return Loss(register="MEMORY", address=address, before=good, after=found)
+        return None
+
+    def _compare_ends(self) -> None:
+        """Last registers and all data; a difference nobody saw before is the last boundary's."""
+        assert self._previous is not None
+        boundary = self._previous.boundary
+        twin, side = self.twin.exited, self.side.exited
+        losses = []
+        if twin is not None and side is not None:
+            losses += [
+                Loss(register=name, before=twin[name], after=side[name])
+                for name in twin.diff(side)
+                if name not in _THREADS_OWN
+            ]
+        for loss in losses + self._data_losses():
+            self._lose(boundary, loss, "the ends of the two runs differ")
+
+
+def check(config: Config, progress: Callable[[int], None] = lambda _: None) -> CheckResult:
+    """Preempts the program at every boundary that it executes. See the module's text."""
+    return Check(config).run(progress)

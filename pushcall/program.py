@@ -1,0 +1,212 @@
+"""What to run, from files and options: content is told apart, header comments give defaults.
+
+A snippet may begin with comments of the form `// pushcall: key=value …`; options of the command
+line go before them. Keys: entry, goroutines, procs, go, budget, expect (as in `--expect`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from asm.image import Position
+from asm.source import AsmError, Diagnostic, Source
+from runtime_model.boot import Config
+from runtime_model.layout import parse_version
+from runtime_model.policy import Policy, forcePreemptNS
+from runtime_model.version import GoVersion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "expect")
+_HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
+_ELF_MAGIC: Final = b"\x7fELF"
+_MACRO: Final = re.compile(r"^\s*#define\s+(\w+)\s+(\S.*?)\s*(?://.*)?$", re.MULTILINE)
+
+
+class UsageError(Exception):
+    """Bad input that is not in the assembly text: one message, exit status 2."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A register's value at the end of every goroutine; `text` is as it was written."""
+
+    register: str
+    value: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A configuration and what is expected of its run."""
+
+    config: Config
+    expectations: tuple[Expectation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command line; None where not given."""
+
+    entry: str | None = None
+    goroutines: int | None = None
+    procs: int | None = None
+    go: str | None = None
+    budget: int | None = None
+    expect: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
+    include_dirs: tuple[Path, ...] = ()
+    as_assembly: bool = False
+    trampoline: Source | None = None
+    policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
+
+
+def read_source(path: Path) -> Source:
+    """The text of an assembly file; UsageError for what cannot be one."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if data.startswith(_ELF_MAGIC):
+        raise UsageError(f"{path}: an ELF file; this command reads assembly text")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line}: not text: byte {data[error.start]:#04x}") from None
+    return Source(str(path), text)
+
+
+def load(path: Path, options: Options) -> Program:
+    """The program in a file, under the given options."""
+    return from_source(read_source(path), options)
+
+
+def from_source(source: Source, options: Options) -> Program:
+    """The program in a text, under the given options."""
+    header = _header(source)
+    go = options.go or header.get("go", (None,))[-1]
+    defines = dict(_define(text) for text in options.defines)
+    config = Config(sources=(source,), policy=options.policy, defines=defines)
+    if go is not None:
+        try:
+            config = replace(config, version=GoVersion(*parse_version(go)))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    for name in ("goroutines", "procs", "budget"):
+        value = getattr(options, name)
+        if value is None and name in header:
+            value = _number(source, name, header[name][-1])
+        if value is not None:
+            config = replace(config, **{name: value})
+    entry = options.entry or header.get("entry", ("",))[-1]
+    config = replace(
+        config,
+        entry=entry,
+        as_assembly=options.as_assembly,
+        include_dirs=options.include_dirs,
+        trampoline=options.trampoline,
+    )
+    macros = dict(_MACRO.findall(source.text)) | defines
+    texts = options.expect or tuple(header.get("expect", ()))
+    return Program(config, tuple(_expectation(text, macros) for text in texts))
+
+
+def _header(source: Source) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(source.text.splitlines(), 1):
+        match = _HEADER.match(line)
+        if match is None:
+            if line.strip() and not line.lstrip().startswith("//"):
+                break
+            continue
+        for word in match[1].split():
+            key, equals, value = word.partition("=")
+            if not equals or key not in HEADER_KEYS:
+                position = Position(source.name, number, line.index(word) + 1)
+                known = ", ".join(HEADER_KEYS)
+                message = f"pushcall: no setting {key}; there are: {known}"
+                raise AsmError((Diagnostic(position, message, line, len(word)),))
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _number(source: Source, name: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise UsageError(f"{source.name}: {name}={text} is not a number") from None
+
+
+def _define(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name.isidentifier():
+        raise UsageError(f"-D {text}: not NAME or NAME=VALUE")
+    return name, value or "1"
+
+
+_REGISTERS: Final = {f"R{i}" for i in range(8, 16)} | {
+    f"R{n}" for n in ("AX", "BX", "CX", "DX", "SI", "DI", "BP", "SP")
+}
+
+
+def _expectation(text: str, macros: dict[str, str]) -> Expectation:
+    register, colon, value = text.partition(":")
+    name = register.upper()
+    if name not in _REGISTERS and f"R{name}" in _REGISTERS:
+        name = f"R{name}"
+    if not colon or name not in _REGISTERS:
+        raise UsageError(f"expect {text}: not REGISTER:VALUE with a general register")
+    for _ in range(8):  # macros in macros
+        value = re.sub(r"[A-Za-z_]\w*", lambda m: macros.get(m[0], m[0]), value)
+    if not re.fullmatch(r"[0-9a-fA-FxX+*/() -]+", value):
+        raise UsageError(f"expect {text}: {value} is not a number")
+    try:
+        number = _evaluate(value)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"expect {text}: {value} is not a number") from None
+    return Expectation(name, number & 0xFFFF_FFFF_FFFF_FFFF, text)
+
+
+def _evaluate(text: str) -> int:
+    """An expression of integers, + - * / and parentheses, as Go's assembler evaluates it."""
+    import ast  # only where a file expects something
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(number)):
+                return number
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -value(operand)
+            case ast.BinOp(left=left, op=op, right=right):
+                a, b = value(left), value(right)
+                match op:
+                    case ast.Add():
+                        return a + b
+                    case ast.Sub():
+                        return a - b
+                    case ast.Mult():
+                        return a * b
+                    case ast.Div():
+                        return a // b
+        raise ValueError(text)
+
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body)
+    except SyntaxError:
+        raise ValueError(text) from None
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds in "10ms", "20us", "1.5s", "500ns"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)", text)
+    if match is None:
+        raise UsageError(f"{text}: not a duration such as 10ms, 20us or 1s")
+    scale = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}[match[2]]
+    nanoseconds = round(float(match[1]) * scale)
+    if nanoseconds == 0:
+        raise UsageError(f"{text}: the quantum must be longer than nothing")
+    return nanoseconds

@@ -1,0 +1,65 @@
+"""pytest fixture `pushcall`: checks a snippet or a trampoline and fails with what was lost.
+
+    def test_my_trampoline(pushcall):
+        pushcall.check("loop.s", trampoline="my_asyncPreempt.s", go="1.22")
+
+Registered as entry point `pytest11`; it does nothing, and imports nothing, until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pushcall.check import CheckResult
+    from pushcall.run import Outcome
+
+__all__ = ["Checker", "pushcall"]
+
+
+class Checker:
+    """What the fixture gives: paths are taken relative to the test's own file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def check(self, source: str | Path, **options: Any) -> CheckResult:
+        """Preempts at every boundary; fails unless all is preserved.
+
+        source: a path, or assembly text (told apart by a line break in it). Options: go, entry,
+        trampoline (path or text), defines (mapping), as_assembly, budget.
+        """
+        __tracebackhide__ = True
+        from pushcall import check as checking
+        from pushcall.api import program
+
+        result = checking.check(program(source, self.directory, **options).config)
+        if not result.ok:
+            lines = [line.removeprefix("! ") for line in result.lines()]
+            pytest.fail("\n".join(lines), pytrace=False)
+        return result
+
+    def run(self, source: str | Path, **options: Any) -> Outcome:
+        """Runs under preemption; fails if the program dies, loses state or misses an expectation.
+
+        Options as for check, and: goroutines, procs, every, at, random, quantum (ns), never.
+        """
+        __tracebackhide__ = True
+        from pushcall.api import run
+        from pushcall.text import run_report
+
+        rt, out = run(source, self.directory, **options)
+        if out.status:
+            lines = [line.removeprefix("! ") for line in run_report(rt, out)]
+            pytest.fail("\n".join(lines), pytrace=False)
+        return out
+
+
+@pytest.fixture
+def pushcall(request: pytest.FixtureRequest) -> Checker:
+    """Checks snippets and trampolines: pushcall.check(source, trampoline=..., go=...)."""
+    return Checker(request.path.parent)

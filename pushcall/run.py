@@ -1,0 +1,329 @@
+"""`pushcall run`: a program under preemption, and what happened.
+
+The events of the whole run feed counters; the first preemption's are kept for its path, those of
+switches for the timeline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from emulator.events import Event, SignalSent
+from emulator.fault import GuestStopped
+from emulator.registers import LAYOUT, Registers
+from pushcall.crash import Crash, describe
+from pushcall.program import UsageError
+from runtime_model.assembly import linker_name
+from runtime_model.boot import boot
+from runtime_model.events import (
+    Descheduled,
+    Entered,
+    Executing,
+    GoroutineExited,
+    PreemptRequested,
+    PushedCall,
+    Resumed,
+    SafePointVerdict,
+    StackChecked,
+)
+from runtime_model.policy import At, AtPC, Every, Random
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emulator.machine import InstructionTimer
+    from pushcall.program import Program
+    from runtime_model.runtime import Runtime
+
+MAX_PATH = 400  # events of the first preemption that are kept
+MAX_LOSSES = 100
+
+
+@dataclass(frozen=True)
+class Injection:
+    """Which exact timer asks for preemptions; all empty: none, sysmon's policy alone counts."""
+
+    every: int | None = None
+    at: tuple[int, ...] = ()
+    at_pc: str | None = None
+    random: int | None = None
+
+
+@dataclass
+class Slice:
+    """One stretch of a goroutine on an M and P, in virtual ns; `why` it ended."""
+
+    goid: int
+    m: int
+    p: int
+    start: int
+    end: int = -1
+    why: str = ""
+
+
+@dataclass
+class Outcome:
+    """What a run was: `exit` is the status, None where it died; then `crash` says of what."""
+
+    exit: int | None
+    crash: Crash | None
+    interrupted: bool
+    instructions: int
+    user_instructions: int
+    time: int
+    requests: int = 0
+    signals: int = 0
+    preemptions: int = 0  # asynchronous: pushCall happened
+    cooperative: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)  # reason -> count
+    resumed: int = 0
+    losses: list[Resumed] = field(default_factory=list)
+    goroutines: dict[int, Registers | None] = field(default_factory=dict)  # at their end
+    waiting: list[int] = field(default_factory=list)  # goroutines that never ran
+    slices: list[Slice] = field(default_factory=list)
+    path: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # expectations that do not hold
+
+    @property
+    def status(self) -> int:
+        """0 all held, 1 something was found, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.exit != 0 or self.losses or self.failed else 0
+
+
+class Collector:
+    """Listener that builds an Outcome's counters, path and timeline."""
+
+    def __init__(self, keep_events: bool) -> None:
+        self.keep_events = keep_events
+        self.outcome = Outcome(None, None, False, 0, 0, 0)
+        self._running: dict[int, Slice] = {}  # by M
+        self._path_open: int | None = None  # goid that the kept path follows
+        self._path_done = False
+        self._recent: list[Event] = []
+
+    def listen(self, event: Event) -> None:
+        """Takes one event."""
+        if self.keep_events:
+            self.outcome.events.append(event)
+        self._count(event)
+        if not self._path_done:
+            self._follow(event)
+
+    def _count(self, event: Event) -> None:
+        out = self.outcome
+        match event:
+            case PreemptRequested():
+                out.requests += 1
+            case SignalSent():
+                out.signals += 1
+            case PushedCall():
+                out.preemptions += 1
+            case SafePointVerdict(safe=False):
+                out.refusals[event.reason] = out.refusals.get(event.reason, 0) + 1
+            case Resumed():
+                out.resumed += 1
+                if event.losses and len(out.losses) < MAX_LOSSES:
+                    out.losses.append(event)
+            case Executing():
+                self._running[event.m] = Slice(event.goid, event.m, event.p, event.time)
+                out.slices.append(self._running[event.m])
+            case Descheduled():
+                if event.why == "cooperative":
+                    out.cooperative += 1
+                running = self._running.pop(event.m, None)
+                if running is not None:
+                    running.end, running.why = event.time, event.why
+            case GoroutineExited():
+                out.goroutines[event.goid] = event.registers
+
+    def _follow(self, event: Event) -> None:
+        """Keeps the events from the first request that leads to a switch to the resumption."""
+        out = self.outcome
+        if self._path_open is None:
+            self._recent.append(event)
+            if isinstance(event, PreemptRequested):
+                self._recent = [*self._leading(event), event]
+            elif isinstance(event, PushedCall) or (
+                isinstance(event, StackChecked) and event.preempt
+            ):
+                self._path_open = event.goid if isinstance(event, StackChecked) else -1
+                out.path = self._recent[-MAX_PATH:]
+            elif len(self._recent) > 4 * MAX_PATH:
+                del self._recent[: 2 * MAX_PATH]
+            return
+        if len(out.path) < MAX_PATH or isinstance(event, Resumed):
+            out.path.append(event)
+        if isinstance(event, Resumed) or (
+            self._path_open > 0 and isinstance(event, Executing) and event.goid == self._path_open
+        ):
+            self._path_done = True
+
+    def _leading(self, request: Event) -> list[Entered]:
+        """Sysmon and retake, which come before the request on its own thread."""
+        leading = [e for e in self._recent[-8:] if e.tid == request.tid and isinstance(e, Entered)]
+        starts = [i for i, e in enumerate(leading) if e.function == "sysmon"]
+        return leading[starts[-1] :] if starts else leading[-1:]
+
+
+def run(
+    program: Program,
+    injection: Injection | None = None,
+    *,
+    keep_events: bool = False,
+    prepare: Callable[[Runtime], None] | None = None,
+) -> tuple[Runtime, Outcome]:
+    """Boots the program, runs it to its end, and collects what happened.
+
+    `prepare` sees the runtime before its first instruction. Ctrl-C ends the run with what is
+    known so far. Raises AsmError and BadProgramError for bad input.
+    """
+    rt = boot(program.config)
+    machine = rt.machine
+    collector = Collector(keep_events)
+    machine.events.subscribe(collector.listen)
+    inject(rt, injection or Injection())
+    if prepare is not None:
+        prepare(rt)
+    out = collector.outcome
+    try:
+        out.exit = machine.run()
+    except GuestStopped as stopped:
+        out.crash = describe(rt, stopped)
+    except KeyboardInterrupt:
+        out.interrupted = True
+    out.instructions = machine.instructions
+    out.user_instructions = machine.user_instructions
+    out.time = machine.now
+    ran = {piece.goid for piece in out.slices}
+    out.waiting = [g for g in (rt.g(a).goid for a in rt.goroutines) if g not in ran]
+    for piece in out.slices:
+        if piece.end < 0:
+            piece.end = machine.now
+    out.failed = _unmet(program, out)
+    return rt, out
+
+
+def inject(rt: Runtime, injection: Injection) -> None:
+    """Sets the machine's exact timer or breakpoint."""
+    timer: InstructionTimer | None = None
+    if injection.every is not None:
+        timer = Every(rt, injection.every)
+    elif injection.at:
+        timer = At(rt, sorted(injection.at))
+    elif injection.random is not None:
+        timer = Random(rt, injection.random)
+    elif injection.at_pc is not None:
+        breakpoint_ = AtPC(rt, resolve(rt, injection.at_pc))
+        rt.machine.add_breakpoint(breakpoint_.address, breakpoint_.reached)
+    rt.machine.timer = timer
+
+
+def resolve(rt: Runtime, text: str) -> int:
+    """The address of SYM+OFF or 0xADDRESS in the snippet; it must start an instruction."""
+    name, _, offset = text.partition("+")
+    try:
+        if name.startswith("0x"):
+            address = int(name, 16)
+        else:
+            wanted = linker_name(name)
+            base = rt.user.address(wanted) or rt.user.address(f"main.{wanted}")
+            if base is None:
+                known = ", ".join(f.name for f in rt.user.functions)
+                raise UsageError(f"--at-pc {text}: no symbol {name}; there are: {known}")
+            address = base
+        address += int(offset, 0) if offset else 0
+    except ValueError:
+        raise UsageError(f"--at-pc {text}: not SYMBOL+OFFSET or 0xADDRESS") from None
+    function = rt.user.findfunc(address)
+    if function is None or function.instruction_at(address) is None:
+        raise UsageError(f"--at-pc {text}: no instruction of the file starts at {address:#x}")
+    return address
+
+
+def _unmet(program: Program, out: Outcome) -> list[str]:
+    failed = []
+    for expectation in program.expectations:
+        for goid, registers in sorted(out.goroutines.items()):
+            found = registers[expectation.register] if registers is not None else None
+            if found != expectation.value:
+                failed.append(
+                    f"goroutine {goid}: {expectation.register} is {found:#x}, "
+                    f"not {expectation.value:#x} ({expectation.text})"
+                )
+    return failed
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as JSON: its kind, then its fields; addresses as hexadecimal strings."""
+    document: dict[str, Any] = {"event": type(event).__name__}
+    for f in dataclasses.fields(event):
+        value = getattr(event, f.name)
+        document[f.name] = _json(f.name, value)
+    return document
+
+
+_ADDRESSES = frozenset(
+    {
+        "pc", "rsp", "frame", "ucontext", "siginfo", "handler", "target", "resume", "address",
+        "rsp_before", "rsp_after", "stack_before", "stack_after", "interrupted", "before", "after",
+    }
+)  # fmt: skip
+
+
+def _json(name: str, value: Any) -> Any:
+    if isinstance(value, Registers):
+        return registers_json(value)
+    if isinstance(value, list | tuple):
+        return [_json(name, item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _json(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if name in _ADDRESSES and isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:#x}"
+    return value
+
+
+def registers_json(registers: Registers) -> dict[str, str]:
+    """All registers as hexadecimal strings, by architectural name."""
+    return {name: f"{registers[name]:#x}" for name in LAYOUT}
+
+
+def to_json(rt: Runtime, out: Outcome) -> dict[str, Any]:
+    """The document of `pushcall run --json`."""
+    document: dict[str, Any] = {
+        "schema": "pushcall.run/1",
+        "go": str(rt.version),
+        "engine": rt.machine.cpu.name,
+        "exit": {
+            "status": out.exit,
+            "how": "interrupted" if out.interrupted else out.crash.title if out.crash else "exit",
+        },
+        "instructions": out.instructions,
+        "user_instructions": out.user_instructions,
+        "time_ns": out.time,
+        "preemptions": out.preemptions,
+        "cooperative": out.cooperative,
+        "requests": out.requests,
+        "refusals": out.refusals,
+        "signals": out.signals,
+        "survived": out.resumed - len(out.losses),
+        "losses": [event_json(event) for event in out.losses],
+        "goroutines": [
+            {
+                "id": rt.g(address).goid,
+                "registers": registers_json(registers) if registers is not None else None,
+            }
+            for address in rt.goroutines
+            for registers in [out.goroutines.get(rt.g(address).goid)]
+        ],
+        "failed": out.failed,
+    }
+    if out.crash is not None:
+        document["crash"] = out.crash.to_json()
+    if out.events:
+        document["events"] = [event_json(event) for event in out.events]
+    return document

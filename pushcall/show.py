@@ -1,0 +1,46 @@
+"""Puts lines on standard output: coloured on a terminal, plain elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
+
+
+def show(lines: Iterable[str]) -> None:
+    """Prints lines; a leading `# `, `+ ` or `! ` is a style on a terminal and always dropped."""
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        from rich.console import Console  # slow, and only terminals need it
+        from rich.text import Text
+
+        console = Console(highlight=False, soft_wrap=True)
+        for line in lines:
+            style = _STYLES.get(line[:2], "")
+            console.print(Text(line[2:] if style else line, style=style))
+    else:
+        for line in lines:
+            print(line[2:] if line[:2] in _STYLES else line)  # noqa: T201  # the output
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int], None]]:
+    """A counter on standard error, if that is a terminal; called with the number done so far."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(f"0 {what}") as status:
+
+        def report(done: int) -> None:
+            if done % 100 == 0:
+                status.update(f"{done} {what}")
+
+        yield report

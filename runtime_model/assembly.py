@@ -1,0 +1,83 @@
+"""The runtime's assembly for a Go version, and a snippet linked against it.
+
+The texts are package data of asm.go; go_asm.h comes from the version's struct layouts.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from asm.assemble import Target, assemble
+from asm.source import Source
+from runtime_model.layout import go_asm_h
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from asm.image import Image
+    from runtime_model.layout import Layout
+    from runtime_model.version import GoVersion
+
+GATES: Final = 0x3F_0000  # within reach of CALL
+TEXT: Final = 0x40_1000
+DATA: Final = 0x46_0000
+USER_TEXT: Final = 0x48_0000
+USER_DATA: Final = 0x50_0000
+
+
+def linker_name(name: str) -> str:
+    """The linker's spelling of a symbol that may be written as in Go assembly."""
+    return name.replace("·", ".").replace("∕", "/")
+
+
+def runtime_sources(version: GoVersion, trampoline: Source | None) -> list[Source]:
+    """The runtime's files for a version; a trampoline replaces our asyncPreempt."""
+    names = ["asm_amd64.s", "proc_amd64.s", "sys_linux_amd64.s"]
+    if version.asynchronous:
+        names.append("preempt2_amd64.s")
+        if trampoline is None:
+            family = "xregs" if version.extended_registers else "stack"
+            names.append(f"preempt_{family}_amd64.s")
+    texts = resources.files("asm.go")
+    sources = [Source(name, texts.joinpath(name).read_text("utf-8")) for name in names]
+    return sources + ([trampoline] if trampoline is not None and version.asynchronous else [])
+
+
+def assemble_runtime(
+    version: GoVersion,
+    layout: Layout,
+    gates: Mapping[str, int],
+    trampoline: Source | None = None,
+) -> Image:
+    """The runtime's machine code; `gates` are the addresses of what is Python."""
+    target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
+    return assemble(
+        runtime_sources(version, trampoline),
+        target,
+        text_address=TEXT,
+        data_address=DATA,
+        externs=gates,
+    )
+
+
+def assemble_user(
+    sources: Sequence[Source],
+    version: GoVersion,
+    layout: Layout,
+    runtime: Mapping[str, int],
+    *,
+    defines: Mapping[str, str] | None = None,
+    include_dirs: tuple[Path, ...] = (),
+) -> Image:
+    """A snippet; it may call what the runtime exports."""
+    target = Target(
+        go=version.number,
+        defines=dict(defines or {}),
+        include_dirs=include_dirs,
+        headers={"go_asm.h": go_asm_h(layout)},
+    )
+    return assemble(
+        sources, target, text_address=USER_TEXT, data_address=USER_DATA, externs=runtime
+    )

@@ -1,0 +1,373 @@
+"""From nothing to a runtime whose first thread can start: memory map, g0 and m0, Ps, goroutines.
+
+What the kernel's loader, rt0_go, schedinit, procresize and newproc do (runtime/asm_amd64.s,
+proc.go). Threads, handlers and TLS are then set up by the guest's own machine code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from emulator.machine import Machine
+from emulator.memory import PAGE, Memory, Prot
+from emulator.unicorn_cpu import UnicornCpu
+from runtime_model import proc, proc_sysmon, signal_unix, stack
+from runtime_model.assembly import GATES, assemble_runtime, assemble_user, linker_name
+from runtime_model.events import GoroutineCreated
+from runtime_model.layout import load
+from runtime_model.policy import Policy
+from runtime_model.runtime import Runtime
+from runtime_model.runtime2 import Sched, _Gdead, _Gidle, _Grunnable
+from runtime_model.symtab import ImageTable
+from runtime_model.version import DEFAULT, NEWEST, OLDEST, GoVersion
+from runtime_model.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from asm.image import Function, Image
+    from asm.source import Source
+    from emulator.linux.threads import Thread
+
+HEAP: Final = 0xC0_0000_0000  # where Go's first arena lies on linux/amd64
+HEAP_SIZE: Final = 0x20_0000
+STACKS: Final = 0xC0_0040_0000
+SYSTEM_STACKS: Final = 0x7F00_0000_0000
+
+GSIGNAL_STACK: Final = 32768  # malg(32 * 1024), os_linux.go: mpreinit
+GOROUTINE_STACK: Final = 32768
+MAIN_FRAME: Final = 4 * 8  # newproc1: room above the first frame
+
+MAX_GOROUTINES: Final = 10_000
+MAX_PROCS: Final = 64
+
+
+class BadProgramError(ValueError):
+    """A program, version or number that cannot be run; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to run, and how. `entry` is a linker name; empty: main.main, else the first function."""
+
+    sources: Sequence[Source]
+    version: GoVersion = field(default_factory=lambda: GoVersion(*DEFAULT))
+    entry: str = ""
+    goroutines: int = 1
+    procs: int = 1
+    policy: Policy = field(default_factory=Policy)
+    trampoline: Source | None = None
+    as_assembly: bool = False
+    defines: Mapping[str, str] = field(default_factory=dict)
+    include_dirs: tuple[Path, ...] = ()
+    budget: int | None = 20_000_000_000
+    slice_ns: int = 10_000
+
+
+def boot(config: Config, images: tuple[Image, Image] | None = None) -> Runtime:
+    """A runtime at the first instruction of rt0_go. Raises AsmError and BadProgramError.
+
+    images: (text, user) of a runtime booted from the same config, to save assembling again.
+    """
+    version = config.version
+    if not OLDEST <= version.number <= NEWEST:
+        raise BadProgramError(
+            f"Go {version} is not known: {'.'.join(map(str, OLDEST))} to "
+            f"{'.'.join(map(str, NEWEST))} are"
+        )
+    if config.trampoline is not None and not version.asynchronous:
+        raise BadProgramError(f"Go {version} has no asyncPreempt for a trampoline to replace")
+    if not 1 <= config.goroutines <= MAX_GOROUTINES:
+        raise BadProgramError(f"goroutines: 1 to {MAX_GOROUTINES}, not {config.goroutines}")
+    if not 1 <= config.procs <= MAX_PROCS:
+        raise BadProgramError(f"procs: 1 to {MAX_PROCS}, not {config.procs}")
+    layout = load(version.number)
+    memory = Memory()
+    machine = Machine(
+        memory,
+        UnicornCpu(memory),
+        slice_ns=config.slice_ns,
+        budget=config.budget,
+        gates_at=GATES,
+    )
+    rt = Runtime(machine, layout, version)
+    rt.policy = config.policy
+    gates = {
+        f"runtime.{name}": machine.gate(name, _bind(rt, function))
+        for name, function in _GATES.items()
+    }
+    rt.text = images[0] if images else assemble_runtime(version, layout, gates, config.trampoline)
+    rt.symbols = gates | _exports(rt.text)
+    if version.asynchronous and rt.text.function("runtime.asyncPreempt") is None:
+        assert config.trampoline is not None
+        raise BadProgramError(f"{config.trampoline.name}: no TEXT ·asyncPreempt(SB)")
+    rt.user = images[1] if images else _assemble_user(config, rt)
+    rt.functions = ImageTable(((rt.user, not config.as_assembly), (rt.text, False)))
+    for image in (rt.text, rt.user):
+        _load(machine, image)
+    for segment in rt.text.segments:
+        if segment.executable:
+            machine.watch(segment.address, segment.address + _pages(len(segment.data)))
+    _lay_out(rt, config)
+    entry = _entry(rt.user, config.entry)
+    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
+    machine.events.identity = rt.identity
+    for address in rt.goroutines:
+        machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
+    rt.watch = Watch(rt)
+    return rt
+
+
+def _assemble_user(config: Config, rt: Runtime) -> Image:
+    return assemble_user(
+        config.sources,
+        config.version,
+        rt.layout,
+        rt.symbols,
+        defines=config.defines,
+        include_dirs=config.include_dirs,
+    )
+
+
+def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[Thread], int | None]:
+    def gate(thread: Thread) -> int | None:
+        with rt.acting(thread):
+            return function(rt)
+
+    return gate
+
+
+def _exports(image: Image) -> dict[str, int]:
+    symbols = {function.name: function.address for function in image.functions}
+    return symbols | {symbol.name: symbol.address for symbol in image.data}
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def _map(machine: Machine, name: str, start: int, size: int, prot: Prot) -> None:
+    machine.cpu.attach(machine.memory.map(name, start, size, prot))
+
+
+def _load(machine: Machine, image: Image) -> None:
+    for segment in image.segments:
+        if segment.data:
+            prot = Prot.READ | (Prot.WRITE if segment.writable else Prot.NONE)
+            prot |= Prot.EXEC if segment.executable else Prot.NONE
+            _map(machine, segment.name, segment.address, _pages(len(segment.data)), prot)
+            machine.memory.write(segment.address, segment.data)
+    machine.cpu.load_code(
+        (instruction.address, instruction.data)
+        for function in image.functions
+        for instruction in function.instructions
+    )
+
+
+def _entry(image: Image, name: str) -> Function:
+    if not image.functions:
+        raise BadProgramError("the file has no TEXT: there is nothing to run")
+    if not name:
+        return image.function("main.main") or image.functions[0]
+    wanted = linker_name(name)
+    for candidate in (wanted, f"main.{wanted}"):
+        function = image.function(candidate)
+        if function is not None:
+            return function
+    known = ", ".join(function.name for function in image.functions)
+    raise BadProgramError(f"no function {name}; there are: {known}")
+
+
+# Memory of the runtime's own.
+
+
+def _lay_out(rt: Runtime, config: Config) -> None:
+    machine, memory = rt.machine, rt.memory
+    _map(machine, "heap", HEAP, HEAP_SIZE, Prot.RW)
+    rt.heap = HEAP
+    rt.heap_end = HEAP + HEAP_SIZE
+    memory.put_u64(rt.heap, HEAP + 64)
+    rt.free_ms = rt.persistentalloc(8)
+    rt.allm = rt.persistentalloc(8)
+    rt.sched = Sched(memory, rt.layout, rt.persistentalloc(rt.layout.size("schedt")))
+    constants = rt.layout.constants
+    rt.stackGuard = constants.get("stackGuard") or constants["_StackGuard"]
+    rt.asyncPreemptStack = _async_preempt_stack(rt) if rt.version.asynchronous else 0
+    rt.gomaxprocs = config.procs
+    # One M for each P and one for sysmon: nothing blocks in a system call and needs another.
+    ms = [_allocm(rt, i) for i in range(config.procs + 1)]
+    for mp_address, following in zip(ms[1:], [*ms[2:], 0], strict=True):
+        rt.m(mp_address).alllink = following
+    memory.put_u64(rt.free_ms, ms[1])
+    memory.put_u64(rt.allm, ms[0])
+    rt.allp = tuple(_allocp(rt, i) for i in range(config.procs))
+    for i in range(config.goroutines):
+        _map(
+            machine,
+            f"stack of goroutine {i + 1}",
+            STACKS + i * (GOROUTINE_STACK + 2 * PAGE) + PAGE,
+            GOROUTINE_STACK,
+            Prot.RW,
+        )
+    m0 = rt.m(ms[0])
+    machine.spawn(
+        rip=rt.symbol("rt0_go"),
+        rsp=rt.g(m0.g0).stack_hi - 64,
+        RDI=m0.field_address("tls") + 8,
+        R13=m0.address,
+        R14=m0.g0,
+    )
+
+
+def _async_preempt_stack(rt: Runtime) -> int:
+    """preempt.go's init: the frames' largest SP deltas and eight words for return PCs."""
+    total = 0
+    for name in ("asyncPreempt", "asyncPreempt2"):
+        function = rt.text.function(f"runtime.{name}")
+        assert function is not None
+        total += max((r.value for r in function.spdelta.ranges), default=0)
+    return total + 8 * 8
+
+
+def _malg(rt: Runtime, name: str, low: int, size: int) -> int:
+    """A g whose stack is [low, low + size), mapped between unmapped guard pages."""
+    _map(rt.machine, name, low, size, Prot.RW)
+    gp = rt.g(rt.persistentalloc(rt.layout.size("g")))
+    gp.stack_lo = low
+    gp.stack_hi = low + size
+    gp.stackguard0 = low + rt.stackGuard
+    gp.stackguard1 = gp.stackguard0
+    return gp.address
+
+
+def _allocm(rt: Runtime, number: int) -> int:
+    mp = rt.m(rt.persistentalloc(rt.layout.size("m")))
+    mp.id = number
+    low = SYSTEM_STACKS + number * 0x10_0000
+    mp.g0 = _malg(rt, f"g0 stack of M{number}", low + PAGE, rt.version.g0_stack)
+    mp.gsignal = _malg(
+        rt, f"gsignal stack of M{number}", low + rt.version.g0_stack + 3 * PAGE, GSIGNAL_STACK
+    )
+    rt.g(mp.g0).m = mp.address
+    rt.g(mp.gsignal).m = mp.address
+    return mp.address
+
+
+def _allocp(rt: Runtime, number: int) -> int:
+    pp = rt.p(rt.persistentalloc(rt.layout.size("p")))
+    pp.id = number
+    return pp.address
+
+
+def _newproc(rt: Runtime, fn: int, goid: int) -> int:
+    """newproc1: a g ready to start at fn, as if goexit had called it."""
+    gp = rt.g(rt.persistentalloc(rt.layout.size("g")))
+    gp.goid = goid
+    gp.stack_lo = STACKS + (goid - 1) * (GOROUTINE_STACK + 2 * PAGE) + PAGE
+    gp.stack_hi = gp.stack_lo + GOROUTINE_STACK
+    gp.stackguard0 = gp.stack_lo + rt.stackGuard
+    gp.stackguard1 = 0xFFFF_FFFF_FFFF_FFFF
+    gp.atomicstatus = _Gdead
+    sp = gp.stack_hi - MAIN_FRAME - 8
+    rt.memory.put_u64(sp, rt.symbol("goexit") + 1)
+    gp.sched_sp = sp
+    gp.sched_pc = fn
+    gp.sched_g = gp.address
+    gp.startpc = fn
+    return gp.address
+
+
+# What m0 does in machine code's name: rt0_go -> schedinit, then mstart -> mstart1 on every M.
+
+
+def _schedinit(rt: Runtime) -> None:
+    """procresize: m0 gets P0, the others are idle; the goroutines join P0's queue."""
+    p0 = rt.p(rt.allp[0])
+    proc.acquirep(rt, p0)
+    for address in reversed(rt.allp[1:]):
+        proc.pidleput(rt, rt.p(address))
+    for address in rt.goroutines:
+        gp = rt.g(address)
+        proc.casgstatus(rt, gp, _Gdead, _Grunnable)
+        proc.runqput(rt, p0, gp, runnext=True)
+    rt.clobber()
+
+
+def _mstart1(rt: Runtime) -> int | None:
+    """minit; then sysmon's M runs sysmon, m0 installs handlers and starts it, others schedule."""
+    thread = rt.thread
+    gp = rt.getg()
+    mp = rt.m(gp.m)
+    assert gp.atomicstatus == _Gidle
+    # What mcall and morestack switch to: this frame, which is never returned to.
+    gp.sched_sp = thread.registers["RSP"] - 64 & ~15
+    gp.sched_g = gp.address
+    _minit(rt)
+    if mp.mstartfn:
+        thread.registers["RSP"] = gp.sched_sp - 8
+        return mp.mstartfn
+    if mp.id == 0:
+        signal_unix.initsig(rt)
+        rt.sysmon_m = proc.newm(rt, rt.symbol("sysmon"), 0)
+        rt.clobber()
+        thread.registers["RAX"] = rt.sysmon_m
+        return None
+    proc.acquirep(rt, rt.p(mp.nextp))
+    mp.nextp = 0
+    return proc.schedule(rt)
+
+
+def _mstart2(rt: Runtime) -> int:
+    """m0 begins to schedule; starting the goroutines would have woken another P."""
+    proc.wakep(rt)
+    return proc.schedule(rt)
+
+
+def _minit(rt: Runtime) -> None:
+    """Signals of this M go to its gsignal stack, and none is blocked (os_linux.go: minit)."""
+    mp = rt.m(rt.getg().m)
+    gsignal = rt.g(mp.gsignal)
+    scratch = rt.thread.registers["RSP"] - 256 & ~15
+    registers = rt.thread.registers
+    before, registers["RSP"] = registers["RSP"], scratch - 64
+    offset = rt.layout.offset
+    rt.memory.write(scratch, bytes(64))
+    rt.memory.put_u64(scratch + offset("stackt", "ss_sp"), gsignal.stack_lo)
+    rt.memory.put_u64(scratch + offset("stackt", "ss_size"), gsignal.stack_hi - gsignal.stack_lo)
+    rt.call0("sigaltstack", scratch, 0)
+    rt.memory.put_u64(scratch + 32, 0)
+    rt.call0("rtsigprocmask", 2, scratch + 32, 0, 8)  # SIG_SETMASK, the empty set
+    registers["RSP"] = before
+
+
+def _sigtrampgo(rt: Runtime) -> None:
+    """Sigtramp leaves its arguments on the stack in every version."""
+    rsp = rt.thread.registers["RSP"]
+    sig, info, ctx = (rt.memory.u64(rsp + 8 + 8 * i) for i in range(3))
+    signal_unix.sigtrampgo(rt, sig & 0xFFFF_FFFF, info, ctx)
+    rt.clobber()
+
+
+def _on_g(function: Callable[..., int]) -> Callable[[Runtime], int]:
+    return lambda rt: function(rt, rt.g(rt.argument(0)))
+
+
+_GATES: Final[dict[str, Callable[[Runtime], int | None]]] = {
+    "schedinit": _schedinit,
+    "mstart1": _mstart1,
+    "mstart2": _mstart2,
+    "newstack": stack.newstack,
+    "goexit1": proc.goexit1,
+    "goexit0": _on_g(proc.goexit0),
+    "gosched_m": _on_g(proc.gosched_m),
+    "gopreempt_m": _on_g(proc.gopreempt_m),
+    "preemptPark": _on_g(proc.preemptPark),
+    "stopm.woken": proc.stopm_woken,
+    "sysmon.work": proc_sysmon.sysmon_work,
+    "sigtrampgo": _sigtrampgo,
+    "asyncPreempt2.begin": proc.asyncPreempt2_begin,
+    "asyncPreempt2.func1": _on_g(proc.asyncPreempt2_func1),
+    "asyncPreempt2.end": proc.asyncPreempt2_end,
+}

@@ -1,0 +1,413 @@
+"""The scheduler (runtime/proc.go): queues, schedule, execute, and how goroutines leave an M.
+
+Functions that end in a switch return the address at which the thread goes on (see Runtime.tail).
+Locks are left out: Python functions run atomically.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from emulator.fault import GuestStopped
+from runtime_model import preempt_xreg
+from runtime_model.events import Descheduled, Executing, Queued, StatusChanged
+from runtime_model.runtime import KEPT_BY_ABI0, KEPT_WITH_G, named
+from runtime_model.runtime2 import (
+    _Gdead,
+    _Gpreempted,
+    _Grunnable,
+    _Grunning,
+    _Gscan,
+    _Pidle,
+    _Prunning,
+    status_name,
+)
+
+if TYPE_CHECKING:
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G, P
+
+RUNQ_SIZE: Final = 256  # len(p.runq)
+FUTEX_WAKE_PRIVATE: Final = 1 | 128
+
+
+class Throw(GuestStopped):
+    """runtime.throw: the runtime found itself in a state that must not be."""
+
+
+@named
+def casgstatus(rt: Runtime, gp: G, old: int, new: int) -> None:
+    """Changes a status; that it is not the old one is an error of the model."""
+    if gp.atomicstatus != old:
+        raise Throw(
+            f"casgstatus: g{gp.goid} is {status_name(gp.atomicstatus)}, not {status_name(old)}",
+            rt.thread.tid,
+        )
+    gp.atomicstatus = new
+    rt.machine.events.emit(StatusChanged(tid=rt.thread.tid, goid=gp.goid, old=old, new=new))
+
+
+def dropg(rt: Runtime) -> None:
+    """Takes the M and its current goroutine apart."""
+    mp = rt.m(rt.getg().m)
+    rt.g(mp.curg).m = 0
+    mp.curg = 0
+
+
+# The queues.
+
+
+@named
+def globrunqput(rt: Runtime, gp: G) -> None:
+    """Puts gp at the tail of the global queue."""
+    gp.schedlink = 0
+    if rt.sched.runq_tail:
+        rt.g(rt.sched.runq_tail).schedlink = gp.address
+    else:
+        rt.sched.runq_head = gp.address
+    rt.sched.runq_tail = gp.address
+    rt.sched.runqsize += 1
+    rt.machine.events.emit(Queued(tid=rt.thread.tid, goid=gp.goid, queue="global"))
+
+
+def globrunqpop(rt: Runtime) -> G:
+    """Takes the head of the global queue, which is not empty."""
+    gp = rt.g(rt.sched.runq_head)
+    rt.sched.runq_head = gp.schedlink
+    if not gp.schedlink:
+        rt.sched.runq_tail = 0
+    gp.schedlink = 0
+    rt.sched.runqsize -= 1
+    return gp
+
+
+def globrunqget(rt: Runtime, pp: P, limit: int) -> G | None:
+    """Takes one goroutine to run, and this P's share of the rest into its own queue."""
+    size = rt.sched.runqsize
+    if size == 0:
+        return None
+    n = min(size, size // rt.gomaxprocs + 1, RUNQ_SIZE // 2, limit or size)
+    gp = globrunqpop(rt)
+    for _ in range(n - 1):
+        runqput(rt, pp, globrunqpop(rt))
+    return gp
+
+
+def _slot(pp: P, index: int) -> int:
+    return pp.field_address("runq") + 8 * (index % RUNQ_SIZE)
+
+
+def runqput(rt: Runtime, pp: P, gp: G, *, runnext: bool = False) -> None:
+    """Puts gp on the P's queue; as runnext it runs next, and what was that joins the tail."""
+    address = gp.address
+    if runnext:
+        address, pp.runnext = pp.runnext, address
+        if not address:
+            return
+    if (pp.runqtail - pp.runqhead) & 0xFFFF_FFFF >= RUNQ_SIZE:
+        globrunqput(rt, rt.g(address))
+        return
+    rt.memory.put_u64(_slot(pp, pp.runqtail), address)
+    pp.runqtail += 1
+
+
+def runqget(rt: Runtime, pp: P) -> tuple[G | None, bool]:
+    """(goroutine, whether it inherits the time slice: runnext does)."""
+    if pp.runnext:
+        gp = rt.g(pp.runnext)
+        pp.runnext = 0
+        return gp, True
+    if pp.runqhead == pp.runqtail:
+        return None, False
+    gp = rt.g(rt.memory.u64(_slot(pp, pp.runqhead)))
+    pp.runqhead += 1
+    return gp, False
+
+
+def runqempty(pp: P) -> bool:
+    """Whether the P has no work of its own."""
+    return pp.runqhead == pp.runqtail and pp.runnext == 0
+
+
+def stealWork(rt: Runtime, pp: P) -> G | None:
+    """Takes half of another P's queue, or its runnext; Ps in rising order from the next one.
+
+    Go begins at a random P; a fixed order keeps runs the same.
+    """
+    others = rt.allp[pp.id + 1 :] + rt.allp[: pp.id]
+    for last_try in (False, True):
+        for address in others:
+            p2 = rt.p(address)
+            n = (p2.runqtail - p2.runqhead) & 0xFFFF_FFFF
+            n -= n // 2
+            if n == 0 and last_try and p2.runnext:
+                gp = rt.g(p2.runnext)
+                p2.runnext = 0
+                return gp
+            for i in range(n):
+                runqput(rt, pp, rt.g(rt.memory.u64(_slot(p2, p2.runqhead + i))))
+            p2.runqhead += n
+            if n:
+                return runqget(rt, pp)[0]
+    return None
+
+
+# Ps and Ms.
+
+
+def acquirep(rt: Runtime, pp: P) -> None:
+    """Wires the P to the current M."""
+    mp = rt.m(rt.getg().m)
+    mp.p = pp.address
+    pp.m = mp.address
+    pp.status = _Prunning
+
+
+def releasep(rt: Runtime) -> P:
+    """Takes the P from the current M."""
+    mp = rt.m(rt.getg().m)
+    pp = rt.p(mp.p)
+    mp.p = 0
+    pp.m = 0
+    pp.status = _Pidle
+    return pp
+
+
+def pidleput(rt: Runtime, pp: P) -> None:
+    """Puts a P without work on the idle list."""
+    pp.link = rt.sched.pidle
+    rt.sched.pidle = pp.address
+    rt.sched.npidle += 1
+
+
+def pidleget(rt: Runtime) -> P | None:
+    """Takes an idle P."""
+    if not rt.sched.pidle:
+        return None
+    pp = rt.p(rt.sched.pidle)
+    rt.sched.pidle = pp.link
+    rt.sched.npidle -= 1
+    return pp
+
+
+@named
+def wakep(rt: Runtime) -> None:
+    """Starts one more M looking for work, if a P is idle and nobody looks yet."""
+    if rt.sched.nmspinning != 0 or rt.sched.npidle == 0:
+        return
+    rt.sched.nmspinning = 1
+    pp = pidleget(rt)
+    assert pp is not None
+    startm(rt, pp)
+
+
+def startm(rt: Runtime, pp: P) -> None:
+    """Gives the P to a sleeping M, spinning, or to a new one."""
+    if rt.sched.midle:
+        mp = rt.m(rt.sched.midle)
+        rt.sched.midle = mp.schedlink
+        rt.sched.nmidle -= 1
+        mp.spinning = 1
+        mp.nextp = pp.address
+        notewakeup(rt, mp.field_address("park"))
+    else:
+        newm(rt, 0, pp.address, spinning=True)
+
+
+def notewakeup(rt: Runtime, note: int) -> None:
+    """Sets a note and wakes its sleeper by futex."""
+    rt.memory.put_u32(note, 1)
+    rt.call0("futex", note, FUTEX_WAKE_PRIVATE | 1 << 32, 0, 0, 0, results=1)
+
+
+def newm(rt: Runtime, fn: int, pp: int, *, spinning: bool = False) -> int:
+    """Starts a thread for an M that boot laid out; it runs fn, or schedules with P pp."""
+    address = rt.memory.u64(rt.free_ms)
+    if not address:
+        raise Throw("out of Ms", rt.thread.tid)
+    mp = rt.m(address)
+    rt.memory.put_u64(rt.free_ms, mp.alllink)
+    mp.alllink = rt.memory.u64(rt.allm)
+    rt.memory.put_u64(rt.allm, address)
+    mp.mstartfn = fn
+    mp.nextp = pp
+    mp.spinning = spinning
+    newosproc(rt, address)
+    return address
+
+
+CLONE_FLAGS: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x40000 | 0x10000  # VM..SYSVSEM, THREAD
+
+
+def newosproc(rt: Runtime, mp_address: int) -> None:
+    """clone, on the new M's g0 stack, into mstart (runtime/os_linux.go)."""
+    g0 = rt.g(rt.m(mp_address).g0)
+    result = rt.call0(
+        "clone", CLONE_FLAGS, g0.stack_hi, mp_address, g0.address, rt.symbol("mstart"), results=1
+    )
+    if result & 0x8000_0000:
+        raise Throw("newosproc: clone failed", rt.thread.tid)
+
+
+# Scheduling.
+
+
+@named
+def schedule(rt: Runtime) -> int:
+    """One round of the scheduler: finds a goroutine and executes it, or sleeps until woken."""
+    mp = rt.m(rt.getg().m)
+    if mp.locks:
+        raise Throw("schedule: holding locks", rt.thread.tid)
+    pp = rt.p(mp.p)
+    if rt.version.asynchronous:
+        pp.preempt = 0
+    gp, inherit_time = findRunnable(rt, pp)
+    if gp is None:
+        return stopm(rt)
+    if mp.spinning:
+        # resetspinning: it found work, so somebody else may look for more.
+        mp.spinning = 0
+        rt.sched.nmspinning -= 1
+        wakep(rt)
+    return execute(rt, gp, inherit_time)
+
+
+@named
+def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
+    """Every 61st time the global queue first; then the own queue, the global one, others'."""
+    if pp.schedtick % 61 == 0:
+        gp = globrunqget(rt, pp, 1)
+        if gp is not None:
+            return gp, False
+    gp, inherit_time = runqget(rt, pp)
+    if gp is not None:
+        return gp, inherit_time
+    gp = globrunqget(rt, pp, 0)
+    if gp is None:
+        gp = stealWork(rt, pp)
+    return gp, False
+
+
+def stopm(rt: Runtime) -> int:
+    """Gives the P back and sleeps on the M's note (mPark)."""
+    mp = rt.m(rt.getg().m)
+    pidleput(rt, releasep(rt))
+    if mp.spinning:
+        mp.spinning = 0
+        rt.sched.nmspinning -= 1
+    mp.schedlink = rt.sched.midle
+    rt.sched.midle = mp.address
+    rt.sched.nmidle += 1
+    return rt.tail("mPark", 0)
+
+
+def stopm_woken(rt: Runtime) -> int:
+    """Stopm behind its sleep: another M left a P in nextp."""
+    mp = rt.m(rt.getg().m)
+    acquirep(rt, rt.p(mp.nextp))
+    mp.nextp = 0
+    return schedule(rt)
+
+
+@named
+def execute(rt: Runtime, gp: G, inherit_time: bool) -> int:
+    """Runs gp on the current M."""
+    mp = rt.m(rt.getg().m)
+    mp.curg = gp.address
+    gp.m = mp.address
+    casgstatus(rt, gp, _Grunnable, _Grunning)
+    gp.preempt = 0
+    gp.stackguard0 = gp.stack_lo + rt.stackGuard
+    pp = rt.p(mp.p)
+    if not inherit_time:
+        pp.schedtick += 1
+    rt.machine.events.emit(Executing(tid=rt.thread.tid, goid=gp.goid, p=pp.id))
+    return rt.gogo(gp)
+
+
+# How a goroutine leaves its M.
+
+
+def _leave(rt: Runtime, gp: G, why: str) -> None:
+    pp = rt.p(rt.m(gp.m).p)
+    rt.machine.events.emit(Descheduled(tid=rt.thread.tid, goid=gp.goid, p=pp.id, why=why))
+    dropg(rt)
+
+
+@named
+def goschedImpl(rt: Runtime, gp: G, why: str) -> int:
+    """Gp becomes runnable, joins the global queue, and the M schedules."""
+    casgstatus(rt, gp, _Grunning, _Grunnable)
+    _leave(rt, gp, why)
+    globrunqput(rt, gp)
+    if rt.version.gosched_wakes:
+        wakep(rt)
+    return schedule(rt)
+
+
+@named
+def gopreempt_m(rt: Runtime, gp: G) -> int:
+    """The goroutine was preempted, in either way."""
+    asynchronous = rt.version.asynchronous and gp.asyncSafePoint
+    return goschedImpl(rt, gp, "preempted" if asynchronous else "cooperative")
+
+
+def gosched_m(rt: Runtime, gp: G) -> int:
+    """The goroutine called Gosched."""
+    return goschedImpl(rt, gp, "yielded")
+
+
+@named
+def preemptPark(rt: Runtime, gp: G) -> int:
+    """Gp parks as _Gpreempted; whoever asked for it (suspendG) makes it runnable again."""
+    casgstatus(rt, gp, _Grunning, _Gscan | _Gpreempted)
+    _leave(rt, gp, "parked")
+    casgstatus(rt, gp, _Gscan | _Gpreempted, _Gpreempted)
+    return schedule(rt)
+
+
+def goexit1(rt: Runtime) -> int:
+    """The goroutine's first function has returned."""
+    return rt.mcall("goexit0")
+
+
+@named
+def goexit0(rt: Runtime, gp: G) -> int:
+    """Gp is dead; with the last one the program ends, as when main's Wait returns."""
+    casgstatus(rt, gp, _Grunning, _Gdead)
+    _leave(rt, gp, "exited")
+    if all(rt.g(address).atomicstatus == _Gdead for address in rt.goroutines):
+        return rt.tail("exit", 0)
+    return schedule(rt)
+
+
+# asyncPreempt2, in its two forms (runtime/preempt.go).
+
+
+def asyncPreempt2_begin(rt: Runtime) -> None:
+    """Up to 1.25: asyncSafePoint = true; AX = the function that mcall is to call."""
+    gp = rt.getg()
+    gp.asyncSafePoint = 1
+    function = "preemptPark.f" if gp.preemptStop else "gopreempt_m.f"
+    rt.clobber()
+    rt.thread.registers["RAX"] = rt.symbol(function)
+
+
+@named
+def asyncPreempt2_func1(rt: Runtime, gp: G) -> int:
+    """Since 1.26, on g0: saves the vectors with the G, then the same decision."""
+    gp.asyncSafePoint = 1
+    preempt_xreg.xRegSave(rt, gp)
+    return preemptPark(rt, gp) if gp.preemptStop else gopreempt_m(rt, gp)
+
+
+def asyncPreempt2_end(rt: Runtime) -> None:
+    """The goroutine is running again, on whichever M."""
+    gp = rt.getg()
+    if rt.version.extended_registers:
+        preempt_xreg.xRegRestore(rt, gp)
+    gp.asyncSafePoint = 0
+    # asyncPreempt called an ABI0 function: nothing but SP and BP is kept; since 1.26 it relies
+    # on g in R14, as ABI0 wrappers leave it.
+    kept = KEPT_WITH_G if rt.version.extended_registers else KEPT_BY_ABI0
+    rt.clobber(kept, rt.preemption_poison(gp))

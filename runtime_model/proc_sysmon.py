@@ -1,0 +1,82 @@
+"""sysmon's work: who has run for too long (runtime/proc.go: sysmon, retake, preemptone).
+
+sysmon's loop and its sleeps are machine code (asm/go/preempt2_amd64.s).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from runtime_model.events import PreemptRequested
+from runtime_model.runtime import named
+from runtime_model.runtime2 import _Prunning
+from runtime_model.signal_unix import preemptM
+
+if TYPE_CHECKING:
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import P
+
+stackPreempt: Final = 0xFFFF_FFFF_FFFF_FADE  # Go's name
+
+
+def sysmon_work(rt: Runtime) -> None:
+    """One round of sysmon between two sleeps; AX = what retake returned."""
+    rt.enter("sysmon")
+    now = rt.machine.now
+    result = retake(rt, now)
+    rt.clobber()
+    rt.thread.registers["RAX"] = result
+
+
+@named
+def retake(rt: Runtime, now: int) -> int:
+    """Preempts what has run under one schedtick for forcePreemptNS. Returns Ps taken back: 0.
+
+    Ps in system calls would be handed off here; snippets make none that block.
+    """
+    quantum = rt.policy.force_preempt_ns
+    for address in rt.allp:
+        pp = rt.p(address)
+        if pp.status != _Prunning:
+            continue
+        tick = pp.schedtick
+        if pp.sysmontick_schedtick != tick:
+            pp.sysmontick_schedtick = tick
+            pp.sysmontick_schedwhen = now
+        elif quantum is not None and pp.sysmontick_schedwhen + quantum <= now:
+            ran = (now - pp.sysmontick_schedwhen) / 1e6
+            preemptone(rt, pp, f"P{pp.id} has run one goroutine for {ran:.2f} ms")
+    return 0
+
+
+@named
+def preemptone(rt: Runtime, pp: P, why: str) -> bool:
+    """Asks the goroutine that runs on pp to stop, in both ways: stackguard0, and a signal.
+
+    Best effort, as in Go: it may reach the wrong goroutine, or none. Returns whether it asked.
+    """
+    if pp.m == 0:
+        return False
+    mp = rt.m(pp.m)
+    if mp == rt.m(rt.getg().m):
+        return False
+    if mp.curg in (0, mp.g0):
+        return False
+    gp = rt.g(mp.curg)
+    gp.preempt = 1
+    gp.stackguard0 = stackPreempt
+    asynchronous = rt.version.asynchronous and not rt.policy.asyncpreemptoff
+    rt.machine.events.emit(
+        PreemptRequested(
+            tid=rt.thread.tid,
+            p=pp.id,
+            target_m=mp.id,
+            target_g=gp.goid,
+            why=why,
+            asynchronous=asynchronous,
+        )
+    )
+    if asynchronous:
+        pp.preempt = 1
+        preemptM(rt, mp)
+    return True

@@ -1,0 +1,82 @@
+"""What differs between Go versions, each difference in one place.
+
+Sources: the runtime and internal/abi of the versions; the struct layouts stand in layout.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+OLDEST: Final = (1, 13)
+NEWEST: Final = (1, 27)
+DEFAULT: Final = (1, 22)
+
+
+@dataclass(frozen=True)
+class GoVersion:
+    """One minor version of Go, and the rules that hold in it."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """(major, minor), for comparing."""
+        return (self.major, self.minor)
+
+    @cached_property
+    def asynchronous(self) -> bool:
+        """Whether signals preempt (preemptMSupported on linux/amd64): since 1.14."""
+        return self.number >= (1, 14)
+
+    @cached_property
+    def register_abi(self) -> bool:
+        """Whether ABIInternal passes arguments in registers, R14 is g and X15 zero: since 1.17."""
+        return self.number >= (1, 17)
+
+    @cached_property
+    def extended_registers(self) -> bool:
+        """Whether asyncPreempt saves vectors to p.xRegs instead of the stack: since 1.26."""
+        return self.number >= (1, 26)
+
+    @cached_property
+    def restarts(self) -> bool:
+        """Whether isAsyncSafePoint accepts restart sequences; from 1.14 to 1.17 only -1 is safe.
+
+        The compiler never emits them on amd64, in any version.
+        """
+        return self.number >= (1, 18)
+
+    @cached_property
+    def asyncpreemptoff_in_handler(self) -> bool:
+        """Whether sighandler looks at asyncpreemptoff, too (issue 38531): since 1.15."""
+        return self.number >= (1, 15)
+
+    @cached_property
+    def gosched_wakes(self) -> bool:
+        """Whether goschedImpl wakes another P for the goroutine that it queued: since 1.22."""
+        return self.number >= (1, 22)
+
+    @cached_property
+    def g0_stack(self) -> int:
+        """Bytes of the g0 stack of a new M: 8 KiB up to 1.20, 16 KiB since."""
+        return 16384 if self.number >= (1, 21) else 8192
+
+    @cached_property
+    def curg_checked(self) -> bool:
+        """Whether canPreemptM refuses a goroutine in a system call: since 1.26."""
+        return self.number >= (1, 26)
+
+    @cached_property
+    def never_preempted_packages(self) -> tuple[str, ...]:
+        """Prefixes of function names that isAsyncSafePoint refuses."""
+        if self.number >= (1, 25):
+            return ("runtime.", "internal/runtime/", "reflect.")
+        if self.number >= (1, 23):
+            return ("runtime.", "runtime/internal/", "internal/runtime/", "reflect.")
+        return ("runtime.", "runtime/internal/", "reflect.")

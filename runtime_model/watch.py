@@ -1,0 +1,165 @@
+"""Follows each asynchronous preemption from the interrupted instruction to the resumed one.
+
+The observer of the machine: it names the functions that a thread goes through, remembers what a
+goroutine's registers and stack were when the signal hit, and compares when the goroutine executes
+its own code again, on whichever M that is. It reads the machine and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from emulator.events import Event, FrameBuilt
+from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
+from runtime_model.runtime import Poison
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emulator.linux.threads import Thread
+    from emulator.registers import Registers
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G
+
+# Registers that belong to the thread, not to the goroutine.
+_THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
+MAX_MEMORY_LOSSES: Final = 8
+
+
+@dataclass(slots=True)
+class Preempted:
+    """A goroutine's state at the boundary where the signal hit, and what it must be again."""
+
+    m: int
+    registers: Registers  # interrupted
+    resume: int
+    memory: tuple[tuple[int, bytes], ...]  # (address, bytes) that preemption must not change
+
+
+class Watch:
+    """Observer of the machine and listener of the event stream, for one runtime."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self.rt = rt
+        self.preempted: dict[int, Preempted] = {}  # by address of g
+        self.memory_of: Callable[[G, int], list[tuple[int, int]]] = self.stack_above
+        self.on_left: Callable[[Thread], None] = lambda _: None  # behind all of left's own work
+        self._interrupted: dict[int, Registers] = {}  # by tid, at the latest signal frame
+        self._function: dict[int, str] = {}  # by tid, while in watched code
+        self._names = {
+            instruction.address: function.name.removeprefix("runtime.")
+            for function in rt.text.functions
+            for instruction in function.instructions
+        }
+        self._goexit = rt.symbol("goexit") + 1
+        rt.machine.observer = self
+        rt.machine.events.subscribe(self.listen)
+        rt.preemption_poison = self.poison
+
+    def stack_above(self, gp: G, rsp: int) -> list[tuple[int, int]]:
+        """The live part of a goroutine's stack, [rsp, stack.hi), as (address, size)."""
+        return [(rsp, gp.stack_hi - rsp)]
+
+    def poison(self, gp: G) -> Poison:
+        """The complement of what gp's registers were when it was interrupted."""
+        record = self.preempted.get(gp.address)
+        return Poison.complement(record.registers) if record else Poison.distinct()
+
+    # The event stream.
+
+    def listen(self, event: Event) -> None:
+        """Remembers the interrupted state, and opens a record when pushCall is done."""
+        if isinstance(event, FrameBuilt):
+            assert event.interrupted is not None
+            self._interrupted[event.tid] = event.interrupted
+        elif isinstance(event, PushedCall):
+            rt = self.rt
+            registers = self._interrupted[event.tid]
+            # sigtrampgo runs with g = gsignal; the interrupted one is curg.
+            mp = rt.m(rt.getg().m)
+            gp = rt.g(mp.curg)
+            memory = rt.memory
+            self.preempted[gp.address] = Preempted(
+                mp.id,
+                registers,
+                event.resume,
+                tuple((a, memory.read(a, n)) for a, n in self.memory_of(gp, event.rsp_before)),
+            )
+            # What lies below the interrupted RSP is anybody's.
+            rt.poison_dead_stack(event.rsp_after)
+
+    # The machine's observer.
+
+    def stepping(self, thread: Thread, rip: int) -> None:
+        """Emits Entered whenever the thread comes into another function of the runtime."""
+        name = self._names.get(rip)
+        if name is not None and name != self._function.get(thread.tid):
+            self._function[thread.tid] = name
+            self.rt.machine.events.emit(Entered(tid=thread.tid, pc=rip, function=name))
+
+    def entered(self, thread: Thread) -> None:
+        """User code came into the runtime: its own return to goexit is a goroutine's end."""
+        if thread.registers["RIP"] == self._goexit:
+            gp = self.rt.g(self.rt.getg_of(thread))
+            self.rt.machine.events.emit(
+                GoroutineExited(tid=thread.tid, goid=gp.goid, registers=thread.registers.copy())
+            )
+
+    def left(self, thread: Thread) -> None:
+        """User code goes on: where a preemption is open for this goroutine, it ends here."""
+        rt = self.rt
+        pc = thread.registers["RIP"]
+        function = rt.functions.findfunc(pc)
+        name = function.name if function is not None else f"{pc:#x}"
+        self._function.pop(thread.tid, None)
+        rt.machine.events.emit(Entered(tid=thread.tid, pc=pc, function=name))
+        address = rt.getg_of(thread)
+        record = self.preempted.pop(address, None)
+        if record is not None:
+            rt.machine.events.emit(
+                Resumed(
+                    tid=thread.tid,
+                    pc=pc,
+                    goid=rt.g(address).goid,
+                    interrupted=record.registers["RIP"],
+                    interrupted_m=record.m,
+                    rsp=thread.registers["RSP"],
+                    losses=self.compare(record, thread.registers),
+                )
+            )
+        self.on_left(thread)
+
+    def compare(self, record: Preempted, now: Registers) -> list[Loss]:
+        """What differs from the interrupted state, registers first, then bytes of memory."""
+        expected = record.registers.copy()
+        expected["RIP"] = record.resume
+        losses = [
+            Loss(register=name, before=expected[name], after=now[name])
+            for name in expected.diff(now)
+            if name not in _THREADS_OWN
+        ]
+        for address, before in record.memory:
+            losses += memory_losses(address, before, self.rt.memory.read(address, len(before)))
+        return losses
+
+
+def memory_losses(address: int, before: bytes, after: bytes) -> list[Loss]:
+    """Eight-byte words that differ, as losses of MEMORY; at most MAX_MEMORY_LOSSES."""
+    if before == after:
+        return []
+    losses = []
+    for i in range(0, len(before), 8):
+        old, new = before[i : i + 8], after[i : i + 8]
+        if old != new:
+            losses.append(
+                Loss(
+                    register="MEMORY",
+                    address=address + i,
+                    before=int.from_bytes(old, "little"),
+                    after=int.from_bytes(new, "little"),
+                )
+            )
+            if len(losses) == MAX_MEMORY_LOSSES:
+                break
+    return losses
