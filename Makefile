@@ -23,6 +23,13 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest -n 2
 
+# Against toolchains, which are installed by package name into .cache: minutes, not in `make test`.
+conformance: $(STAMP)
+	$(BIN)/pytest tests/conformance
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
 # The trampolines of the asyncPreempt families, from their layouts.
 generate: $(STAMP)
 	$(BIN)/python -m asm.mkpreempt

@@ -1,6 +1,6 @@
 """Where the fields of the runtime's structs lie, by Go version (linux/amd64).
 
-The data is `layouts/go<version>.json`, written by `tools/layouts.py` from the DWARF of programs
+The data is `layouts/go<version>.json`, written by `mklayouts.py` from the DWARF of programs
 that each version's toolchain built; every file names its source. Structs are called as in
 package runtime (`g`, `m`, `schedt`, `ucontext`), those of other packages with their import path,
 and an anonymous struct type by the field that has it (`p.gFree`).

@@ -4,8 +4,8 @@ A toolchain (a GOROOT) tells the layouts of its runtime in two ways, and both ar
 the DWARF of a program that it builds gives every struct with its nested structs, and
 `go tool compile -asmhdr` gives the constants that the runtime's assembly may use.
 
-    layouts.py [--note TEXT] ROOT...  write go<version>.json for each GOROOT
-    layouts.py --check ROOT...        compare; exit status 1 if anything differs
+    python -m runtime_model.mklayouts [--note TEXT] ROOT...  write go<version>.json for each GOROOT
+    python -m runtime_model.mklayouts --check ROOT...        compare; exit status 1 if anything differs
 
 The toolchain's ordinary build is what counts: linux/amd64, no experiment, no cgo.
 """
@@ -29,7 +29,7 @@ from runtime_model.layout import parse_version
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAYOUTS = Path(__file__).parent.parent / "runtime_model" / "layouts"
+LAYOUTS = Path(__file__).parent / "layouts"
 
 # Go's own DWARF attribute of a type, and its value for structs (cmd/internal/dwarf, reflect.Kind).
 DW_AT_GO_KIND = 0x2900
