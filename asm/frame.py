@@ -17,7 +17,7 @@ the offsets of x+8(FP) and x-8(SP), all by Go version:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asm.image import PCDATA_UnsafePoint, TextFlag, UnsafePointSafe, UnsafePointUnsafe
 from asm.operand import Kind, Name, Operand, Prog, Text
@@ -39,8 +39,7 @@ _POP = {"POPQ": 8, "POPFQ": 8, "POPL": 4, "POPFL": 4, "POPW": 2, "POPFW": 2}
 _CALLS = frozenset({"CALL", "DUFFZERO", "DUFFCOPY"})
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A function with its frame: what is to be encoded, in order."""
 
     progs: list[Prog]

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm.encode import encode
 from asm.image import PcTable, PcValue, UnsafePointSafe
+from asm.item import Align, Branch, Bytes, Code, Item, Reference
 from asm.machine import CannotEncodeError
 from asm.operand import Kind
 from asm.source import Diagnostics, Fault
-from asm.translate import Align, Branch, Bytes, Code, Item, Reference, Translator
 from asm.verify import MismatchError, disassemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asm.operand import Prog
+    from asm.translate import Translator
 
 FUNCTION_ALIGNMENT = 16
 _NOPS = (
@@ -49,7 +50,7 @@ _SHORT_ONLY = {
 _NEAR = {"jmp": b"\xe9", "call": b"\xe8", "xbegin": b"\xc7\xf8"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Piece:
     """What one statement gives: its place in the function and its bytes."""
 
@@ -63,8 +64,7 @@ class Piece:
     long: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Relocation:
+class Relocation(NamedTuple):
     """A 32-bit field at `offset` of a function, relative to `end`, the next instruction."""
 
     offset: int
@@ -72,7 +72,7 @@ class Relocation:
     reference: Reference
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Body:
     """A function's machine code before it has an address."""
 

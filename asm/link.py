@@ -25,7 +25,7 @@ _PADDING = b"\xcc"  # INT3 between functions
 _SEGMENTS = (".rodata", ".noptrdata", ".data", ".noptrbss", ".bss")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Datum:
     """A data symbol on its way into a segment."""
 
@@ -48,7 +48,7 @@ class _Datum:
         return f".noptr{kind}" if TextFlag.NOPTR in self.flags else f".{kind}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Code:
     text: Text
     file: int

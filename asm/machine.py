@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from asm.intel import Imm, Mem
 from asm.registers import INTEL_GPR, INTEL_HIGH
 
 if TYPE_CHECKING:
-    from asm.intel import Mem
+    from asm.intel import IntelOperand
 
 
 class Encoded(NamedTuple):
@@ -126,3 +127,19 @@ def legacy(
     modrm = bytes((rm.data[0] | (reg & 7) << 3,)) + rm.data[1:]
     field = len(head) + rm.field if rm.field >= 0 else -1
     return Encoded(head + modrm + immediate, field)
+
+
+def rm_operand(operand: IntelOperand) -> Address:
+    """The ModRM part of a register or memory operand."""
+    if isinstance(operand, Mem):
+        return address(operand)
+    if isinstance(operand, str):
+        return register_operand(REGISTER[operand].number)
+    raise CannotEncodeError("an immediate does not go here")
+
+
+def width_of(operand: IntelOperand) -> int:
+    """The width of an operand in bits, 0 for an immediate."""
+    if isinstance(operand, str):
+        return REGISTER[operand].width
+    return 0 if isinstance(operand, Imm) else operand.width

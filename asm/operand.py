@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asm.image import TextFlag
-    from asm.registers import Register
+    from asm.registers import RegClass, Register
     from asm.source import Span
 
 
@@ -36,7 +36,7 @@ class Name(Enum):
     PARAM = auto()  # x+8(FP)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Operand:
     """One operand. `symbol` is the linker name, `label` a jump target within the function."""
 
@@ -54,7 +54,7 @@ class Operand:
     last: Register | None = None  # of a register list
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Prog:
     """One statement of a function, or an instruction that the frame inserted (obj.Prog).
 
@@ -73,7 +73,7 @@ class Prog:
     label_target: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Text:
     """A TEXT directive and the statements that follow it."""
 
@@ -90,7 +90,7 @@ class Text:
     end: Prog | None = None  # what a label after the last statement stands for
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Globl:
     """A GLOBL directive."""
 
@@ -101,7 +101,7 @@ class Globl:
     span: Span
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Data:
     """A DATA directive: `width` bytes at `offset` of a symbol."""
 
@@ -113,10 +113,15 @@ class Data:
     span: Span
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Unit:
     """What one file says."""
 
     texts: list[Text] = field(default_factory=list)
     globls: list[Globl] = field(default_factory=list)
     data: list[Data] = field(default_factory=list)
+
+
+def is_register(operand: Operand, *kinds: RegClass) -> bool:
+    """Whether the operand is a register of one of these kinds."""
+    return operand.kind is Kind.REG and operand.reg is not None and operand.reg.kind in kinds

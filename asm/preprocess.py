@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm.lexer import IDENT, INT, NEWLINE, STRING, Token, tokenize
 from asm.literal import unquote
@@ -24,8 +24,7 @@ MAX_TOKENS = 500_000  # that macros may produce in one file
 DIRECTIVES = ("define", "else", "endif", "ifdef", "ifndef", "include", "line", "undef")
 
 
-@dataclass(frozen=True, slots=True)
-class Macro:
+class Macro(NamedTuple):
     """A definition; `parameters` is None for a macro without parentheses."""
 
     name: str
@@ -41,7 +40,7 @@ def object_macro(name: str, value: str) -> Macro:
     return Macro(name, None, tuple(lines[0]))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Condition:
     opened: Token
     active: bool

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm.image import Position
 
@@ -79,8 +78,7 @@ class AsmError(Exception):
         super().__init__("\n".join(str(d) for d in self.diagnostics))
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A stretch of a source text; `origin` is the macro body that it was expanded from."""
 
     source: Source
@@ -150,5 +148,9 @@ class Diagnostics:
 
 def near_miss(word: str, known: Iterable[str]) -> str | None:
     """A note that offers the closest known word, or None if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    import difflib  # only a wrong input needs it
+
+    # Words of much another length cannot be close, and there are thousands of mnemonics.
+    candidates = [k for k in known if abs(len(k) - len(word)) <= 2]
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else None

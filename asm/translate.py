@@ -7,71 +7,23 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from asm import avx, x87
+from asm import avx, special, x87
 from asm.intel import Imm, Insn, IntelOperand, Mem
+from asm.item import Align, Branch, Bytes, Code, Item, Reference
 from asm.mnemonics import JUMPS, PREFIXES, RAW, Spec, specs
-from asm.operand import Kind, Name, Operand, Prog
+from asm.operand import Kind, Name, Operand, Prog, is_register
 from asm.registers import INTEL_GPR, INTEL_HIGH, REGISTERS, RegClass, Register
 from asm.source import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asm.machine import Encoded
-
 # Where ELF systems keep g: the word below the thread's FS base.
 TLS_OFFSET = -8
 _ELF = frozenset({"linux", "freebsd", "netbsd", "openbsd", "dragonfly", "solaris", "illumos"})
-# Systems whose TLS takes the two-instruction form or another segment: not Linux's, not ours.
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A symbol that a field of the code refers to."""
-
-    name: str
-    static: bool
-    offset: int
-    operand: Operand
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """An instruction of known bytes but for a field relative to the next instruction."""
-
-    insn: Insn
-    reference: Reference | None = None
-    encoded: Encoded | None = None  # where the choice of form has encoded it already
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A jump within the function, or JMP and CALL of a symbol."""
-
-    mnemonic: str
-    target: Prog | None = None
-    reference: Reference | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Bytes:
-    """What BYTE and its kin say, or a prefix."""
-
-    data: bytes
-    prefix: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Align:
-    """PCALIGN."""
-
-    alignment: int
-
-
-Item = Code | Branch | Bytes | Align
 
 
 class Translator:
@@ -89,11 +41,13 @@ class Translator:
         """The machine's view of one statement, or None where it gives no bytes."""
         op = prog.op
         if op in {"PCDATA", "FUNCDATA", "UNKNOWN", "NOP", "END"}:
-            if prog.suffixes:
-                raise Fault(prog.span, f"{op} takes no suffix")
             return None
         if op == "PCALIGN":
+            if self.version <= (1, 21):
+                raise Fault(prog.span, "PCALIGN is there from Go 1.22 on")
             return Align(prog.operands[0].offset)
+        if prog.suffixes and op not in avx.names():
+            raise Fault(prog.span, f"{op} takes no suffix")
         if op in RAW:
             return self._raw(prog, RAW[op])
         if op in PREFIXES:
@@ -115,11 +69,11 @@ class Translator:
         operands = self._rewrite(prog)
         if op in {"MOVSS", "MOVSD"} and len(operands) == 2 and _is_zero(prog.operands[0]):
             register = operands[1]
-            if _is(register, RegClass.XMM):
+            if is_register(register, RegClass.XMM):
                 return self.ordinary(prog, [register, register], Spec("xorps", (128,)))
-        special = _SPECIAL.get(op) or _SPECIAL_BY_INTEL.get(self._specs[op].intel)
-        if special is not None:
-            return special(self, prog, operands, self._specs[op])
+        handler = special.BY_NAME.get(op) or special.BY_INTEL.get(self._specs[op].intel)
+        if handler is not None:
+            return handler(self, prog, operands, self._specs[op])
         return self.ordinary(prog, operands, self._specs[op])
 
     # Kinds of statements
@@ -146,8 +100,7 @@ class Translator:
                     raise Fault(operand.span, "a symbol(SB) takes no index")
                 return Branch(mnemonic, None, _reference(operand))
             if operand.kind is Kind.INDIRECT:
-                operand = Operand(**{f: getattr(operand, f) for f in operand.__slots__})
-                operand.kind = Kind.MEM
+                operand = replace(operand, kind=Kind.MEM)
             if operand.kind in {Kind.REG, Kind.MEM}:
                 return self._code(Insn(mnemonic, (self.operand(prog, operand, 64),)), [operand])
         raise Fault(operand.span, f"{prog.op} cannot go there")
@@ -155,7 +108,7 @@ class Translator:
     def ordinary(self, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
         """Names, widths and order by the table."""
         widths = spec.widths or (0,)
-        mmx = len(widths) == 1 and any(_is(o, RegClass.MMX) for o in operands)
+        mmx = len(widths) == 1 and any(is_register(o, RegClass.MMX) for o in operands)
         converted: list[IntelOperand] = []
         for position, operand in enumerate(operands):
             width = widths[min(position, len(widths) - 1)]
@@ -321,196 +274,16 @@ _FLOAT32 = frozenset(["MOVSS", "ADDSS", "SUBSS", "MULSS", "DIVSS", "COMISS", "UC
 _FLOAT64 = frozenset(["MOVSD", "ADDSD", "SUBSD", "MULSD", "DIVSD", "COMISD", "UCOMISD"])
 
 
-# What is not ordinary
-
-
-def _is(operand: Operand, *kinds: RegClass) -> bool:
-    return operand.kind is Kind.REG and operand.reg is not None and operand.reg.kind in kinds
-
-
 def _loads_tls(prog: Prog) -> bool:
     """MOVQ TLS, R of the two-instruction form, which Linux does not need (progedit)."""
     return (
         prog.op in {"MOVQ", "MOVL"}
         and len(prog.operands) == 2
-        and _is(prog.operands[0], RegClass.TLS)
-        and _is(prog.operands[1], RegClass.GPR)
+        and is_register(prog.operands[0], RegClass.TLS)
+        and is_register(prog.operands[1], RegClass.GPR)
     )
 
 
 def _is_zero(operand: Operand) -> bool:
     value = operand.value
     return operand.kind is Kind.FLOAT and value == 0.0 and math.copysign(1.0, float(value)) > 0
-
-
-def _mov(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    if len(operands) != 2:
-        raise Fault(prog.span, f"{prog.op} takes two operands")
-    source, destination = operands
-    width = spec.widths[0]
-    vector = (RegClass.XMM, RegClass.MMX)
-    if source.kind is Kind.ADDR:
-        # The address of something: LEA.
-        if width < 32:
-            raise Fault(source.span, f"{prog.op} takes no address")
-        lea = Operand(**{f: getattr(source, f) for f in source.__slots__})
-        lea.kind = Kind.MEM
-        return _lea(self, prog, [lea, destination], Spec("lea", (0, width)))
-    if any(_is(o, *vector) for o in operands):
-        if width < 32 or any(o.kind is Kind.CONST for o in operands):
-            raise Fault(prog.span, f"{prog.op} does not take these operands")
-        name = "movq" if width == 64 else "movd"
-        if width == 64 and _is(source, RegClass.MMX) and _is(destination, RegClass.XMM):
-            name = "movq2dq"
-        if width == 64 and _is(source, RegClass.XMM) and _is(destination, RegClass.MMX):
-            name = "movdq2q"
-        return self.ordinary(prog, operands, Spec(name, (width,)))
-    if _is(source, RegClass.TLS):
-        raise Fault(source.span, "MOVQ TLS goes to a register")
-    if source.kind is Kind.CONST and width == 64 and _is(destination, RegClass.GPR):
-        return self.code(mov_immediate(self, prog, source, destination), operands)
-    if prog.op == "MOVLQZX" and all(o.kind is Kind.REG for o in operands):
-        code = self.ordinary(prog, operands, spec)
-        return Code(code.insn._replace(load=True), code.reference)
-    return self.ordinary(prog, operands, spec)
-
-
-def mov_immediate(self: Translator, prog: Prog, source: Operand, destination: Operand) -> Insn:
-    """MOVQ $i, R: from 1.27 MOVL where that does it, before only from 2^31 on."""
-    value = source.offset
-    low = 0 if self.version >= (1, 27) else 1 << 31
-    width = 32 if low <= value < 1 << 32 else 64
-    return Insn("mov", (self.operand(prog, destination, width), Imm(value)))
-
-
-def _lea(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    if len(operands) == 2 and operands[0].kind is not Kind.MEM:
-        raise Fault(operands[0].span, f"{prog.op} takes an address in memory first")
-    return self.ordinary(prog, operands, spec)
-
-
-def _shift(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    """The count first; CX stands for CL; three operands are SHLD and SHRD."""
-    width = spec.widths[-1]
-    if len(operands) not in {2, 3}:
-        raise Fault(prog.span, f"{prog.op} takes a count and what to shift")
-    count = operands[0]
-    amount: IntelOperand
-    if count.kind is Kind.CONST:
-        amount = Imm(count.offset)
-        limit = range(256) if len(operands) == 2 else range(-128, 128)
-        if count.offset not in limit:
-            raise Fault(count.span, f"the count {count.offset} is out of range")
-    elif count.kind is Kind.REG and count.reg is not None and count.reg.name in {"CX", "CL"}:
-        amount = "cl"
-    else:
-        raise Fault(count.span, f"{prog.op} takes its count as an immediate or in CX")
-    rest = [self.operand(prog, o, width) for o in reversed(operands[1:])]
-    name = spec.intel
-    if len(operands) == 3:
-        if prog.op[:3] not in {"SHL", "SHR"} or width == 8:
-            raise Fault(prog.span, f"{prog.op} takes two operands")
-        name += "d"
-    return self.code(Insn(name, (*rest, amount)), operands)
-
-
-def _imul(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    three = prog.op.startswith("IMUL3")
-    if three != (len(operands) == 3) or not operands or len(operands) > 3:
-        raise Fault(prog.span, f"{prog.op} takes {'three' if three else 'one or two'} operands")
-    code = self.ordinary(prog, operands, spec)
-    converted = code.insn.operands
-    if len(converted) == 2:
-        if prog.op == "IMULB":
-            raise Fault(prog.span, "IMULB takes one operand")
-        if isinstance(converted[1], Imm):
-            # IMULQ $i, R multiplies R by i: the three-operand form.
-            return Code(Insn("imul", (converted[0], converted[0], converted[1])), code.reference)
-    return code
-
-
-def _ret(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    if len(operands) > 1 or (operands and operands[0].kind is not Kind.CONST):
-        raise Fault(prog.span, "RET takes nothing, $bytes or symbol(SB)")
-    return self.ordinary(prog, operands, spec)
-
-
-def _adjsp(self: Translator, prog: Prog, operands: list[Operand], _: Spec) -> Code | None:
-    """ADDQ or SUBQ, whichever has a positive immediate; -128 is shorter than 128."""
-    if len(operands) != 1 or operands[0].kind is not Kind.CONST:
-        raise Fault(prog.span, "ADJSP takes $bytes")
-    value = operands[0].offset
-    if value == 0:
-        return None
-    if value == 0x80 or (value < 0 and value != -0x80):
-        return self.code(Insn("add", ("rsp", Imm(-value))), [])
-    return self.code(Insn("sub", ("rsp", Imm(value))), [])
-
-
-def _push(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    if len(operands) != 1:
-        raise Fault(prog.span, f"{prog.op} takes one operand")
-    if operands[0].kind is Kind.CONST and spec.widths[0] == 16:
-        return self.ordinary(prog, operands, Spec("pushw", (16,)))
-    return self.ordinary(prog, operands, spec)
-
-
-def _in_out(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    """IN and OUT take a port number, or DX by naming nothing."""
-    accumulator = INTEL_GPR[spec.widths[0]][0]
-    if not operands:
-        port: IntelOperand = "dx"
-    elif len(operands) == 1 and operands[0].kind is Kind.CONST and 0 <= operands[0].offset < 256:
-        port = Imm(operands[0].offset)
-    else:
-        raise Fault(prog.span, f"{prog.op} takes a port, $0 to $255, or nothing for DX")
-    order = (accumulator, port) if spec.intel == "in" else (port, accumulator)
-    return self.code(Insn(spec.intel, order), [])
-
-
-def _compare_vector(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    """CMPPS x, y, imm: the predicate stands last in Go, too."""
-    if len(operands) != 3:
-        raise Fault(prog.span, f"{prog.op} takes source, destination, predicate")
-    source, destination, predicate = operands
-    if predicate.kind is Kind.MEM and predicate.reg is None and predicate.name is Name.NONE:
-        predicate.kind = Kind.CONST  # Go takes 0 for $0 here
-    return self.code(
-        Insn(
-            spec.intel,
-            (
-                self.operand(prog, destination, 0),
-                self.operand(prog, source, spec.widths[0]),
-                self.operand(prog, predicate, 0),
-            ),
-        ),
-        operands,
-    )
-
-
-def _extract(self: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    """PEXTR, PINSR: a general register is named with 32 bits where the element is smaller."""
-    widths = tuple(
-        32 if w in {8, 16} and o.kind is Kind.REG and position > 0 else w
-        for position, (w, o) in enumerate(zip(spec.widths, operands, strict=False))
-    )
-    if len(operands) != 3:
-        raise Fault(prog.span, f"{prog.op} takes three operands")
-    return self.ordinary(prog, operands, Spec(spec.intel, widths))
-
-
-_SPECIAL = dict.fromkeys(("CMPPS", "CMPPD", "CMPSS", "CMPSD"), _compare_vector)
-_SPECIAL_BY_INTEL = {
-    "mov": _mov,
-    "lea": _lea,
-    "shl": _shift, "shr": _shift, "sar": _shift, "rol": _shift, "ror": _shift,
-    "rcl": _shift, "rcr": _shift,
-    "imul": _imul,
-    "ret": _ret,
-    "adjsp": _adjsp,
-    "push": _push,
-    "in": _in_out, "out": _in_out,
-    "pinsrb": _extract, "pinsrw": _extract, "pinsrd": _extract, "pinsrq": _extract,
-    "pextrb": _extract, "pextrw": _extract, "pextrd": _extract, "pextrq": _extract,
-    "extractps": _extract,
-}  # fmt: skip
