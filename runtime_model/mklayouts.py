@@ -4,8 +4,10 @@ A toolchain (a GOROOT) tells the layouts of its runtime in two ways, and both ar
 the DWARF of a program that it builds gives every struct with its nested structs, and
 `go tool compile -asmhdr` gives the constants that the runtime's assembly may use.
 
-    python -m runtime_model.mklayouts [--note TEXT] ROOT...  write go<version>.json for each GOROOT
-    python -m runtime_model.mklayouts --check ROOT...        compare; exit status 1 if anything differs
+    python -m runtime_model.mklayouts [--note TEXT] ROOT...
+        writes go<version>.json for each GOROOT
+    python -m runtime_model.mklayouts --check ROOT...
+        compares; exit status 1 if anything differs
 
 The toolchain's ordinary build is what counts: linux/amd64, no experiment, no cgo.
 """
