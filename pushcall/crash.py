@@ -46,7 +46,7 @@ def _in_function(_: Image, function: Function, pc: int) -> Place:
     return Place(
         pc,
         function.name + offset,
-        instruction.source if instruction is not None else "",
+        " ".join(instruction.source.split()) if instruction is not None else "",
         str(instruction.position) if instruction is not None else "",
     )
 

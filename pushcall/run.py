@@ -14,19 +14,18 @@ from emulator.events import Event, SignalSent
 from emulator.fault import GuestStopped
 from emulator.registers import LAYOUT, Registers
 from pushcall.crash import Crash, describe
+from pushcall.path import FirstPreemption
 from pushcall.program import UsageError
 from runtime_model.assembly import linker_name
 from runtime_model.boot import boot
 from runtime_model.events import (
     Descheduled,
-    Entered,
     Executing,
     GoroutineExited,
     PreemptRequested,
     PushedCall,
     Resumed,
     SafePointVerdict,
-    StackChecked,
 )
 from runtime_model.policy import At, AtPC, Every, Random
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
 
-MAX_PATH = 400  # events of the first preemption that are kept
 MAX_LOSSES = 100
 
 
@@ -102,17 +100,12 @@ class Collector:
         self.keep_events = keep_events
         self.outcome = Outcome(None, None, False, 0, 0, 0)
         self._running: dict[int, Slice] = {}  # by M
-        self._path_open: int | None = None  # goid that the kept path follows
-        self._path_done = False
-        self._recent: list[Event] = []
 
     def listen(self, event: Event) -> None:
         """Takes one event."""
         if self.keep_events:
             self.outcome.events.append(event)
         self._count(event)
-        if not self._path_done:
-            self._follow(event)
 
     def _count(self, event: Event) -> None:
         out = self.outcome
@@ -141,34 +134,6 @@ class Collector:
             case GoroutineExited():
                 out.goroutines[event.goid] = event.registers
 
-    def _follow(self, event: Event) -> None:
-        """Keeps the events from the first request that leads to a switch to the resumption."""
-        out = self.outcome
-        if self._path_open is None:
-            self._recent.append(event)
-            if isinstance(event, PreemptRequested):
-                self._recent = [*self._leading(event), event]
-            elif isinstance(event, PushedCall) or (
-                isinstance(event, StackChecked) and event.preempt
-            ):
-                self._path_open = event.goid if isinstance(event, StackChecked) else -1
-                out.path = self._recent[-MAX_PATH:]
-            elif len(self._recent) > 4 * MAX_PATH:
-                del self._recent[: 2 * MAX_PATH]
-            return
-        if len(out.path) < MAX_PATH or isinstance(event, Resumed):
-            out.path.append(event)
-        if isinstance(event, Resumed) or (
-            self._path_open > 0 and isinstance(event, Executing) and event.goid == self._path_open
-        ):
-            self._path_done = True
-
-    def _leading(self, request: Event) -> list[Entered]:
-        """Sysmon and retake, which come before the request on its own thread."""
-        leading = [e for e in self._recent[-8:] if e.tid == request.tid and isinstance(e, Entered)]
-        starts = [i for i, e in enumerate(leading) if e.function == "sysmon"]
-        return leading[starts[-1] :] if starts else leading[-1:]
-
 
 def run(
     program: Program,
@@ -185,7 +150,9 @@ def run(
     rt = boot(program.config)
     machine = rt.machine
     collector = Collector(keep_events)
+    first = FirstPreemption(lambda pc: rt.user.findfunc(pc) is not None)
     machine.events.subscribe(collector.listen)
+    machine.events.subscribe(first.listen)
     inject(rt, injection or Injection())
     if prepare is not None:
         prepare(rt)
@@ -196,6 +163,7 @@ def run(
         out.crash = describe(rt, stopped)
     except KeyboardInterrupt:
         out.interrupted = True
+    out.path = first.events if first.complete else []
     out.instructions = machine.instructions
     out.user_instructions = machine.user_instructions
     out.time = machine.now

@@ -173,7 +173,12 @@ def timeline(slices: Sequence[Slice], end: int, width: int) -> list[str]:
     if not slices or end <= 0:
         return []
     columns = max(20, width - 12)
-    lines = [f"0 to {milliseconds(end)}, a column is {milliseconds(end // columns)}"]
+    goids = sorted({s.goid for s in slices})
+    legend = f"{label(goids[0])} is G{goids[0]}"
+    if len(goids) > 1:
+        legend += f" … {label(goids[-1])} is G{goids[-1]}"
+    column = milliseconds(end // columns)
+    lines = [f"0 to {milliseconds(end)}, a column is {column}; {legend}, · is idle"]
     for kind in ("P", "M"):
         numbers = sorted({s.p if kind == "P" else s.m for s in slices})
         for number in numbers:
