@@ -123,6 +123,13 @@ class Function:
             return self.instructions[index]
         return None
 
+    def instruction_holding(self, pc: int) -> Instruction | None:
+        """The instruction that pc lies in, at its start or within."""
+        index = bisect.bisect_right(self.instructions, pc, key=lambda i: i.address) - 1
+        if index >= 0 and pc < self.instructions[index].end:
+            return self.instructions[index]
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

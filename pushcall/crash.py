@@ -42,7 +42,7 @@ def place(rt: Runtime, pc: int) -> Place:
 
 def _in_function(_: Image, function: Function, pc: int) -> Place:
     offset = f"+{pc - function.address:#x}" if pc != function.address else ""
-    instruction = function.instruction_at(pc)
+    instruction = function.instruction_holding(pc)
     return Place(
         pc,
         function.name + offset,

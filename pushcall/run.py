@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emulator.events import Event, SignalSent
-from emulator.fault import GuestStopped
+from emulator.fault import BudgetExhausted, GuestStopped
 from emulator.registers import LAYOUT, Registers
 from pushcall.crash import Crash, describe
 from pushcall.path import FirstPreemption
@@ -83,6 +83,8 @@ class Outcome:
     slices: list[Slice] = field(default_factory=list)
     path: list[Event] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    starved: bool = False  # the budget ran out: somebody may have waited in vain
+    expected: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # expectations that do not hold
 
     @property
@@ -161,6 +163,7 @@ def run(
         out.exit = machine.run()
     except GuestStopped as stopped:
         out.crash = describe(rt, stopped)
+        out.starved = isinstance(stopped, BudgetExhausted)
     except KeyboardInterrupt:
         out.interrupted = True
     out.path = first.events if first.complete else []
@@ -172,6 +175,7 @@ def run(
     for piece in out.slices:
         if piece.end < 0:
             piece.end = machine.now
+    out.expected = [expectation.text for expectation in program.expectations]
     out.failed = _unmet(program, out)
     return rt, out
 

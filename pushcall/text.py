@@ -183,7 +183,8 @@ def timeline(slices: Sequence[Slice], end: int, width: int) -> list[str]:
         numbers = sorted({s.p if kind == "P" else s.m for s in slices})
         for number in numbers:
             row = ["·"] * columns
-            for piece in slices:
+            # Long ones first, so that the short ones stay visible.
+            for piece in sorted(slices, key=lambda s: s.start - s.end):
                 if (piece.p if kind == "P" else piece.m) != number:
                     continue
                 first = piece.start * columns // end
@@ -244,6 +245,8 @@ def run_report(rt: Runtime, out: Outcome) -> Iterable[str]:
     for reason, count in sorted(out.refusals.items(), key=lambda item: -item[1]):
         yield f"{count} refused: {reason}"
     yield from final_registers(out)
+    if out.expected and not out.failed:
+        yield f"+ as expected: {', '.join(out.expected)}"
     if out.crash is not None:
         yield ""
         for line in out.crash.lines():
@@ -258,14 +261,15 @@ def run_report(rt: Runtime, out: Outcome) -> Iterable[str]:
             for loss in event.losses[:4]:
                 yield f"!   G{event.goid} at {where(at)}: {loss_text(loss)}"
     elif out.resumed:
-        yield f"+ after each of {out.resumed} preemptions every register and the stack survived"
+        times = f"each of {out.resumed} preemptions" if out.resumed > 1 else "the preemption"
+        yield f"+ after {times} every register and the stack survived"
     if out.interrupted:
         yield "! interrupted: this is what is known so far"
 
 
 def starvation(rt: Runtime, out: Outcome) -> Iterable[str]:
     """Who still held a P when the run died, and who waited for it."""
-    for piece in out.slices:
+    for piece in out.slices if out.starved else ():
         if not piece.why:
             held = milliseconds(piece.end - piece.start)
             yield f"! G{piece.goid} has held P{piece.p} for {held} without giving way"

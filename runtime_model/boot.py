@@ -62,7 +62,7 @@ class Config:
     as_assembly: bool = False
     defines: Mapping[str, str] = field(default_factory=dict)
     include_dirs: tuple[Path, ...] = ()
-    budget: int | None = 20_000_000_000
+    budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
 
 

@@ -33,14 +33,25 @@ _NOT_HANDLED: Final = frozenset({0, 9, 18, 19, 20, 21, 22, 32, 33, 34})
 # Synchronous faults (_SigPanic): SIGBUS, SIGFPE, SIGSEGV; and those that only throw.
 _FATAL: Final = {4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}
 
+_GUARD: Final = 4096  # how far below its stack a goroutine's fault counts as an overflow
+
 
 class FatalSignal(GuestStopped):
-    """A fault in guest code reached Go's handler, which has no goroutine panic to turn it into."""
+    """A fault in guest code reached Go's handler, which has no goroutine panic to turn it into.
 
-    def __init__(self, rt: Runtime, sig: int, c: sigctxt) -> None:
-        name = _FATAL[sig]
-        where = f" address {c.sigaddr():#x}" if sig in (7, 11) else ""
-        super().__init__(f"{name}:{where} at pc {c.sigpc():#x}", rt.thread.tid, None)
+    `pc` and `registers` are the interrupted ones.
+    """
+
+    def __init__(self, rt: Runtime, sig: int, c: sigctxt, gp: G) -> None:
+        tid = rt.thread.tid
+        fault = rt.watch.faults.get(tid)
+        what = f"{_FATAL[sig]} at {c.sigpc():#x}"
+        if fault is not None:
+            address = f" at {fault.address:#x}" if fault.address is not None else ""
+            what = f"{_FATAL[sig]}: {fault.kind}{address}"
+            if fault.address is not None and 0 < gp.stack_lo - fault.address <= _GUARD:
+                what += f", below the stack of goroutine {gp.goid}: stack overflow"
+        super().__init__(what, tid, rt.watch.interrupted.get(tid))
         self.signal = sig
         self.pc = c.sigpc()
 
@@ -128,7 +139,7 @@ def sighandler(rt: Runtime, sig: int, c: sigctxt, gp: G) -> None:
     if sig == sigPreempt and rt.version.asynchronous and not off:
         doSigPreempt(rt, gp, c)
     if sig in _FATAL:
-        raise FatalSignal(rt, sig, c)
+        raise FatalSignal(rt, sig, c, gp)
 
 
 @named

@@ -16,14 +16,24 @@ from runtime_model.runtime import named
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G
 
 
 class StackOverflow(GuestStopped):
-    """A goroutine's stack is used up; pc is where it called."""
+    """A goroutine's stack is used up; `pc` is in the call that wanted more.
 
-    def __init__(self, rt: Runtime, goid: int, size: int, pc: int) -> None:
-        super().__init__(f"goroutine {goid} has used up its stack of {size} bytes", rt.thread.tid)
-        self.pc = pc
+    Of `registers`, RIP, RSP, RBP and RDX are the goroutine's, as morestack saved them.
+    """
+
+    def __init__(self, rt: Runtime, gp: G, pc: int) -> None:
+        registers = rt.thread.registers.copy()
+        registers["RIP"], registers["RSP"] = gp.sched_pc, gp.sched_sp
+        registers["RBP"], registers["RDX"] = gp.sched_bp, gp.sched_ctxt
+        size = gp.stack_hi - gp.stack_lo
+        super().__init__(
+            f"goroutine {gp.goid} has used up its stack of {size} bytes", rt.thread.tid, registers
+        )
+        self.pc = pc - 1  # within the CALL
 
 
 @named
@@ -57,4 +67,4 @@ def newstack(rt: Runtime) -> int:
         return preemptPark(rt, gp)
     if preempt:
         return gopreempt_m(rt, gp)
-    raise StackOverflow(rt, gp.goid, gp.stack_hi - gp.stack_lo, pc)
+    raise StackOverflow(rt, gp, pc)

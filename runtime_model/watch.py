@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from emulator.events import Event, FrameBuilt
+from emulator.events import Event, Faulted, FrameBuilt
 from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
 from runtime_model.runtime import Poison
 
@@ -45,7 +45,8 @@ class Watch:
         self.preempted: dict[int, Preempted] = {}  # by address of g
         self.memory_of: Callable[[G, int], list[tuple[int, int]]] = self.stack_above
         self.on_left: Callable[[Thread], None] = lambda _: None  # behind all of left's own work
-        self._interrupted: dict[int, Registers] = {}  # by tid, at the latest signal frame
+        self.interrupted: dict[int, Registers] = {}  # by tid, at the latest signal frame
+        self.faults: dict[int, Faulted] = {}  # by tid, the latest
         self._function: dict[int, str] = {}  # by tid, while in watched code
         self._names = {
             instruction.address: function.name.removeprefix("runtime.")
@@ -72,10 +73,12 @@ class Watch:
         """Remembers the interrupted state, and opens a record when pushCall is done."""
         if isinstance(event, FrameBuilt):
             assert event.interrupted is not None
-            self._interrupted[event.tid] = event.interrupted
+            self.interrupted[event.tid] = event.interrupted
+        elif isinstance(event, Faulted):
+            self.faults[event.tid] = event
         elif isinstance(event, PushedCall):
             rt = self.rt
-            registers = self._interrupted[event.tid]
+            registers = self.interrupted[event.tid]
             # sigtrampgo runs with g = gsignal; the interrupted one is curg.
             mp = rt.m(rt.getg().m)
             gp = rt.g(mp.curg)
