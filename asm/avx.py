@@ -206,6 +206,16 @@ def _check(prog: Prog, form: Form, suffix: Suffix, rm: IntelOperand, *, masked: 
         raise Fault(prog.span, f"{prog.op} with these operands takes no .SAE")
 
 
+def _check_gather(prog: Prog) -> None:
+    """A gather whose destination, index and mask are not distinct is an invalid opcode."""
+    if not prog.op.startswith(("VGATHERD", "VGATHERQ", "VPGATHER")):
+        return
+    registers = [o.index if o.kind is Kind.MEM else o.reg for o in prog.operands]
+    numbers = [r.number for r in registers if r is not None and r.kind is not RegClass.MASK]
+    if len(set(numbers)) < len(numbers):
+        raise Fault(prog.span, f"{prog.op} needs distinct registers for mask, index, destination")
+
+
 def encode(
     prog: Prog, convert: Callable[[Prog, Operand, int], IntelOperand]
 ) -> tuple[Insn, Encoded, list[Operand]]:
@@ -223,6 +233,7 @@ def encode(
     """
     suffix = _suffix(prog)
     form, operands, mask = _choose(prog, suffix)
+    _check_gather(prog)
     width = 64 if form.prefix.w else 32
     converted: list[IntelOperand] = []
     reg = max(form.extension, 0)

@@ -229,6 +229,8 @@ def _two(insn: Insn, first: IntelOperand, second: IntelOperand) -> Encoded | Non
     if name == "test":
         if from_number >= 0:
             return context.emit(b"\x84" if small else b"\x85", from_number, first)
+        if number < 0:
+            return None
         return context.emit(b"\x84" if small else b"\x85", number, second)
     if name == "xchg":
         if not small and 0 in {number, from_number} and min(number, from_number) >= 0:

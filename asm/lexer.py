@@ -78,22 +78,23 @@ def tokenize(source: Source) -> tuple[list[list[Token]], list[Fault]]:
         if kind is IDENT:
             if not word.isascii():
                 word = word.replace("·", ".").replace("∕", "/")
+        elif word == "/" and text.startswith("/*", start):
+            faults.append(Fault(Span(source, start, start + 2), "comment is not closed"))
+            break
         elif kind is OP and word not in _PUNCTUATION:
-            faults.append(Fault(Span(source, start, end), _stray(text, start, word)))
+            faults.append(Fault(Span(source, start, end), _stray(word)))
             continue
         line.append(Token(kind, word, source, start, end))
     lines.append(line)
     return lines, faults
 
 
-def _stray(text: str, start: int, word: str) -> str:
+def _stray(word: str) -> str:
     if word == '"':
         return "string is not closed"
     if word == "`":
         return "raw string is not closed"
     if word == "'":
         return "character is not closed"
-    if word == "/" and text.startswith("/*", start):
-        return "comment is not closed"
     shown = word if word.isprintable() else f"U+{ord(word):04X}"
     return f"unexpected character {shown}"

@@ -106,11 +106,14 @@ class Parser:
                 if fault is not None:
                     self._diagnostics.add(found)
                 fault = fault or found
-        if fault is not None:
+        try:
+            if fault is not None:
+                raise fault
+            if op in _PSEUDO:
+                self._check_pseudo(prog, word)
+        except Fault:
             prog.op = "UNKNOWN"
-            raise fault
-        if op in _PSEUDO:
-            self._check_pseudo(prog, word)
+            raise
 
     @staticmethod
     def _check_pseudo(prog: Prog, word: Token) -> None:
@@ -295,7 +298,7 @@ class Parser:
         elif (
             token.kind in {INT, FLOAT, STRING, CHAR}
             or token.text in {"+", "-", "~"}
-            or (token.text == "(" and not self._is_register(tokens, cursor.at + 1))
+            or (token.text == "(" and not self._is_name(tokens, cursor.at + 1))
         ):
             if self._constant(cursor, operand, prefix):
                 return operand
@@ -306,8 +309,9 @@ class Parser:
         return operand
 
     @staticmethod
-    def _is_register(tokens: Sequence[Token], at: int) -> bool:
-        return at < len(tokens) and tokens[at].text in REGISTERS
+    def _is_name(tokens: Sequence[Token], at: int) -> bool:
+        """A name in parentheses is a register: expressions have none."""
+        return at < len(tokens) and tokens[at].kind is IDENT
 
     @staticmethod
     def _constant(cursor: Cursor, operand: Operand, prefix: str) -> bool:

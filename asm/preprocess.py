@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MAX_DEPTH = 100  # of nested includes and of nested macro invocations, as in Go
-MAX_TOKENS = 500_000  # that macros may produce in one file
+MAX_TOKENS = 200_000  # that macros may produce in one file
 
 DIRECTIVES = ("define", "else", "endif", "ifdef", "ifndef", "include", "line", "undef")
 

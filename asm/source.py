@@ -152,5 +152,24 @@ def near_miss(word: str, known: Iterable[str]) -> str | None:
 
     # Words of much another length cannot be close, and there are thousands of mnemonics.
     candidates = [k for k in known if abs(len(k) - len(word)) <= 2]
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
+    close = difflib.get_close_matches(word, candidates, n=8, cutoff=0.6)
+    if not close:
+        return None
+    best = min(close, key=lambda k: (_distance(word, k), -_same_start(word, k), len(k)))
+    return f"did you mean {best}?"
+
+
+def _same_start(one: str, other: str) -> int:
+    """How many characters two words have in common from the start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _distance(one: str, other: str) -> int:
+    """How many characters must be put in, left out or replaced."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]

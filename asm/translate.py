@@ -192,6 +192,8 @@ class Translator:
                 base, index = index, None
             elif index.kind is RegClass.SEGMENT:
                 segment, index, scale = index.name.lower(), None, 1
+        if index is not None and index.name == "SP":
+            raise Fault(operand.span, "SP cannot be an index")
         if operand.name in {Name.EXTERN, Name.STATIC}:
             if base is not None or index is not None:
                 raise Fault(operand.span, "a symbol(SB) takes no further register")
@@ -207,10 +209,11 @@ class Translator:
             disp = disp - (1 << 32) if disp >= 1 << 31 else disp
         if not -(1 << 31) <= disp < 1 << 31:
             raise Fault(operand.span, f"the offset {operand.offset:#x} does not fit in 32 bits")
+        vector = prog.op in avx.names()
         return Mem(
             width,
             base=_address_register(operand, base) if base is not None else "",
-            index=_address_register(operand, index, vector=True) if index is not None else "",
+            index=_address_register(operand, index, vector=vector) if index is not None else "",
             scale=scale or 1,
             disp=disp,
             segment=segment,
@@ -223,8 +226,6 @@ def _reference(operand: Operand) -> Reference:
 
 def _address_register(operand: Operand, register: Register, *, vector: bool = False) -> str:
     if register.kind is RegClass.GPR:
-        if vector and register.name == "SP":
-            raise Fault(operand.span, "SP cannot be an index")
         return INTEL_GPR[64][register.number]
     if vector and register.kind in {RegClass.XMM, RegClass.YMM, RegClass.ZMM}:
         return f"{register.kind.name.lower()}{register.number}"

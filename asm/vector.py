@@ -46,8 +46,10 @@ def encode(insn: Insn) -> Encoded | None:
     immediate = -1
     if isinstance(operands[-1], Imm):
         value = operands[-1].value
-        if not -128 <= value <= 255:
-            raise CannotEncodeError(f"{value} is not an 8-bit immediate")
+        # Go takes counts and predicates as signed bytes, selectors as unsigned ones.
+        signed = name in sse.SHIFT_IMM or name.startswith("cmp")
+        if value not in (range(-128, 128) if signed else range(256)):
+            raise CannotEncodeError(f"{value} is out of range")
         immediate = value & 0xFF
         operands = operands[:-1]
     if len(operands) == 1:
@@ -74,7 +76,7 @@ def encode(insn: Insn) -> Encoded | None:
         raise CannotEncodeError("registers above 15 need EVEX")
     if name in {"movq", "movd", "movq2dq", "movdq2q"}:
         return None if immediate >= 0 else _movq(name, first, second)
-    if name in sse.CONVERT and immediate < 0 and one:
+    if name in sse.CONVERT and immediate < 0 and one and (two or name.startswith("cvt")):
         wide = (one.kind == "g" and one.width == 64) or (
             width_of(second) == 64 and one.kind == "x" and name.startswith("cvtsi")
         )

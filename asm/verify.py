@@ -94,6 +94,8 @@ def _same(insn: Insn, decoded: Decoded, data: bytes) -> bool:
             if data[-1] != last.value & 0xFF:
                 return False
             operands.pop()
+        elif name == "nop" and wanted == "xchg" and operands in (["rax", "rax"], ["ax", "ax"]):
+            return True  # but XCHG EAX, EAX would clear the upper half, which NOP does not
         else:
             # String instructions show their implied operands: `movsb byte ptr [rdi], ...`.
             return not operands and name.split()[0] == wanted

@@ -21,8 +21,8 @@ EXTERNS = {"runtime.morestack_noctxt": 0x3F0000, "runtime.morestack": 0x3F1000}
 def cases() -> list[tuple[str, str]]:
     return [
         (path.stem, version)
-        for path in sorted(RECORDED.glob("*.json"))
-        for version in json.loads(path.read_text())
+        for path in sorted(RECORDED.glob("*.s"))
+        for version in json.loads(path.with_suffix(".json").read_text())
     ]
 
 
