@@ -23,8 +23,8 @@ from runtime_model.policy import Policy, forcePreemptNS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pushcall.check import CheckResult
     from pushcall.run import Outcome
+    from pushcall.verdict import CheckResult
     from runtime_model.runtime import Runtime
 
 

@@ -18,17 +18,17 @@ A refused request is withdrawn, so that it does not surface later at a stack che
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from emulator.disassembly import memory_operands
 from emulator.fault import GuestFault, GuestStopped
-from pushcall.crash import Crash, Place, describe, place
-from pushcall.text import where
-from runtime_model.boot import BadProgramError, boot
+from pushcall.crash import describe, place
+from pushcall.side import Side
+from pushcall.verdict import Boundary, CheckResult, RegisterLoss
+from runtime_model.boot import BadProgramError
 from runtime_model.events import (
     Descheduled,
-    GoroutineExited,
     Loss,
     Resumed,
     SafePointVerdict,
@@ -37,14 +37,11 @@ from runtime_model.policy import Policy, request_preemption
 from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from emulator.events import Event
-    from emulator.linux.threads import Thread
     from emulator.registers import Registers
     from runtime_model.boot import Config
-    from runtime_model.runtime import Runtime
-    from runtime_model.runtime2 import G
 
 INJECTION_BUDGET: Final = 200_000  # instructions that one preemption may take
 
@@ -60,191 +57,6 @@ _INPUTS: Final = (
     b"\x0f\x05",
 )  # RDTSC(P), CPUID, SYSCALL
 _INPUT_REGISTERS: Final = ("RAX", "RBX", "RCX", "RDX")
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """The gap before an executed instruction: its number in the run, from 0, and its place."""
-
-    index: int
-    place: Place
-
-
-@dataclass
-class RegisterLoss:
-    """All losses of one register, or of memory; `first` is the first of them."""
-
-    register: str
-    points: int
-    first: Boundary
-    before: int
-    after: int
-    address: int | None = None
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `losses`."""
-        at = self.first.place
-        entry: dict[str, Any] = {"register": self.register, "points": self.points}
-        if self.address is not None:
-            entry["address"] = f"{self.address:#x}"
-        entry["first"] = {
-            "index": self.first.index,
-            "pc": f"{at.pc:#x}",
-            "symbol": at.symbol,
-            "source": at.source,
-            "before": f"{self.before:#x}",
-            "after": f"{self.after:#x}",
-        }
-        if self.note:
-            entry["note"] = self.note
-        return entry
-
-    def __str__(self) -> str:
-        at = f" at {self.address:#x}" if self.address is not None else ""
-        note = f" ({self.note})" if self.note else ""
-        return (
-            f"{self.register}{at} lost at {self.points} boundaries{note}; first at boundary "
-            f"{self.first.index}, {where(self.first.place)}: was {self.before:#x}, "
-            f"is {self.after:#x}"
-        )
-
-
-@dataclass
-class CheckResult:
-    """The verdict on a snippet or trampoline."""
-
-    go: str
-    engine: str
-    points: int = 0
-    boundaries: int = 0
-    unsafe: int = 0
-    refusals: dict[str, int] = field(default_factory=dict)
-    losses: list[RegisterLoss] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-    crash: Crash | None = None  # of the undisturbed run: then nothing was proven
-    interrupted: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """`preserved` or `lost`."""
-        return "lost" if self.losses else "preserved"
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing at all was found."""
-        return not self.losses and not self.findings and self.crash is None
-
-    @property
-    def status(self) -> int:
-        """The exit status of the command."""
-        if self.interrupted:
-            return 130
-        return 0 if self.ok else 1
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of `pushcall check --json`."""
-        document: dict[str, Any] = {
-            "schema": "pushcall.check/1",
-            "go": self.go,
-            "engine": self.engine,
-            "verdict": self.verdict,
-            "points": self.points,
-            "boundaries": self.boundaries,
-            "unsafe": self.unsafe,
-            "refusals": self.refusals,
-            "losses": [loss.to_json() for loss in self.losses],
-            "findings": self.findings,
-        }
-        if self.crash is not None:
-            document["crash"] = self.crash.to_json()
-        if self.interrupted:
-            document["interrupted"] = True
-        return document
-
-    def lines(self) -> Iterable[str]:
-        """The text of the command; styles as in show.py."""
-        if self.crash is not None:
-            yield "! the snippet does not run to its end even when left alone:"
-            for line in self.crash.lines():
-                yield f"! {line}"
-        if self.losses:
-            yield f"! lost: {', '.join(loss.register for loss in self.losses)}"
-            for loss in self.losses:
-                yield f"!   {loss}"
-        elif self.points:
-            yield "+ preserved: every register, the stack and the data, at every boundary"
-        else:
-            yield "no preemption was possible: nothing was checked"
-        for text in self.findings:
-            yield f"! {text}"
-        yield (
-            f"{self.points} preemptions at {self.boundaries} executed boundaries, "
-            f"{self.unsafe} refused, Go {self.go}"
-        )
-        for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
-            yield f"{count} refused: {reason}"
-        if self.interrupted:
-            yield "! interrupted: this is what is known so far"
-
-
-class Side:
-    """One of the two runtimes, advanced one instruction of the snippet at a time."""
-
-    def __init__(self, config: Config, like: Side | None = None) -> None:
-        self.rt: Runtime = boot(config, (like.rt.text, like.rt.user) if like else None)
-        self.machine = self.rt.machine
-        self.thread: Thread | None = None  # the one that runs the goroutine
-        self.exited: Registers | None = None
-        self.on_left: Callable[[], None] = lambda: None
-        self._target: int | None = 0
-        self.machine.timer = self
-        self.rt.watch.on_left = self._left
-        self.machine.events.subscribe(self._listen)
-        self.regions = [
-            (segment.address, len(segment.data))
-            for segment in self.rt.user.segments
-            if segment.writable and segment.data
-        ]
-
-    def due(self, thread: Thread) -> int | None:  # noqa: ARG002  # there is one goroutine
-        """The machine's timer: stops at the target count."""
-        return None if self._target is None else self._target - self.machine.user_instructions
-
-    def fire(self, thread: Thread) -> None:
-        """Stops the machine at this boundary."""
-        self.thread = thread
-        self._target = None
-        self.machine.stop()
-
-    def advance(self, instructions: int) -> bool:
-        """Runs that many more instructions of the snippet; False when the program has ended."""
-        self._target = self.machine.user_instructions + instructions
-        return self.machine.run() is None
-
-    def _left(self, thread: Thread) -> None:
-        self.thread = thread
-        self.on_left()
-
-    def _listen(self, event: Event) -> None:
-        if isinstance(event, GoroutineExited):
-            self.exited = event.registers
-
-    @property
-    def registers(self) -> Registers:
-        """The goroutine's registers at this boundary."""
-        assert self.thread is not None
-        return self.thread.registers
-
-    @property
-    def g(self) -> G:
-        """The goroutine."""
-        return self.rt.g(self.rt.goroutines[0])
-
-    def stack(self) -> bytes:
-        """The goroutine's whole stack."""
-        low = self.g.stack_lo
-        return self.rt.memory.read(low, self.g.stack_hi - low)
 
 
 @dataclass(frozen=True)
@@ -331,13 +143,14 @@ class Check:
                 side_alive = side.advance(1)
             except GuestStopped as stopped:
                 self._stray(boundary, stopped)
-                side_alive = not alive
+                side_alive = alive
             if side_alive != alive:
                 self._lose(boundary, Loss(register="RIP", before=0, after=0), "the end differs")
                 break
             index += 1
-        result.boundaries = index
-        if not alive and result.crash is None:
+            result.boundaries = index
+        result.finished = not alive
+        if result.finished:
             self._compare_ends()
         if result.points and not self._descheduled:
             result.findings.append(

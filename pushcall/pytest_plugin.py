@@ -15,8 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.check import CheckResult
     from pushcall.run import Outcome
+    from pushcall.verdict import CheckResult
 
 __all__ = ["Checker", "pushcall"]
 

@@ -1,0 +1,77 @@
+"""One of the two runtimes of a check, advanced one instruction of the snippet at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtime_model.boot import boot
+from runtime_model.events import GoroutineExited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emulator.events import Event
+    from emulator.linux.threads import Thread
+    from emulator.registers import Registers
+    from runtime_model.boot import Config
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G
+
+
+class Side:
+    """A booted runtime with one goroutine, stopped between two of its instructions."""
+
+    def __init__(self, config: Config, like: Side | None = None) -> None:
+        self.rt: Runtime = boot(config, (like.rt.text, like.rt.user) if like else None)
+        self.machine = self.rt.machine
+        self.thread: Thread | None = None  # the one that runs the goroutine
+        self.exited: Registers | None = None
+        self.on_left: Callable[[], None] = lambda: None
+        self._target: int | None = 0
+        self.machine.timer = self
+        self.rt.watch.on_left = self._left
+        self.machine.events.subscribe(self._listen)
+        self.regions = [
+            (segment.address, len(segment.data))
+            for segment in self.rt.user.segments
+            if segment.writable and segment.data
+        ]
+
+    def due(self, thread: Thread) -> int | None:  # noqa: ARG002  # there is one goroutine
+        """The machine's timer: stops at the target count."""
+        return None if self._target is None else self._target - self.machine.user_instructions
+
+    def fire(self, thread: Thread) -> None:
+        """Stops the machine at this boundary."""
+        self.thread = thread
+        self._target = None
+        self.machine.stop()
+
+    def advance(self, instructions: int) -> bool:
+        """Runs that many more instructions of the snippet; False when the program has ended."""
+        self._target = self.machine.user_instructions + instructions
+        return self.machine.run() is None
+
+    def _left(self, thread: Thread) -> None:
+        self.thread = thread
+        self.on_left()
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, GoroutineExited):
+            self.exited = event.registers
+
+    @property
+    def registers(self) -> Registers:
+        """The goroutine's registers at this boundary."""
+        assert self.thread is not None
+        return self.thread.registers
+
+    @property
+    def g(self) -> G:
+        """The goroutine."""
+        return self.rt.g(self.rt.goroutines[0])
+
+    def stack(self) -> bytes:
+        """The goroutine's whole stack."""
+        low = self.g.stack_lo
+        return self.rt.memory.read(low, self.g.stack_hi - low)

@@ -1,0 +1,142 @@
+"""What a check found: losses by register, their first boundaries, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pushcall.text import where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pushcall.crash import Crash, Place
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The gap before an executed instruction: its number in the run, from 0, and its place."""
+
+    index: int
+    place: Place
+
+
+@dataclass
+class RegisterLoss:
+    """All losses of one register, or of memory; `first` is the first of them."""
+
+    register: str
+    points: int
+    first: Boundary
+    before: int
+    after: int
+    address: int | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `losses`."""
+        at = self.first.place
+        entry: dict[str, Any] = {"register": self.register, "points": self.points}
+        if self.address is not None:
+            entry["address"] = f"{self.address:#x}"
+        entry["first"] = {
+            "index": self.first.index,
+            "pc": f"{at.pc:#x}",
+            "symbol": at.symbol,
+            "source": at.source,
+            "before": f"{self.before:#x}",
+            "after": f"{self.after:#x}",
+        }
+        if self.note:
+            entry["note"] = self.note
+        return entry
+
+    def __str__(self) -> str:
+        at = f" at {self.address:#x}" if self.address is not None else ""
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{self.register}{at} lost at {self.points} boundaries{note}; first at boundary "
+            f"{self.first.index}, {where(self.first.place)}: was {self.before:#x}, "
+            f"is {self.after:#x}"
+        )
+
+
+@dataclass
+class CheckResult:
+    """The verdict on a snippet or trampoline."""
+
+    go: str
+    engine: str
+    points: int = 0
+    boundaries: int = 0
+    unsafe: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    losses: list[RegisterLoss] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    crash: Crash | None = None  # of the undisturbed run: then nothing was proven
+    finished: bool = False  # the snippet was followed to its end
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """`preserved` or `lost`."""
+        return "lost" if self.losses else "preserved"
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing at all was found."""
+        return not self.losses and not self.findings and self.crash is None
+
+    @property
+    def status(self) -> int:
+        """The exit status of the command."""
+        if self.interrupted:
+            return 130
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `pushcall check --json`."""
+        document: dict[str, Any] = {
+            "schema": "pushcall.check/1",
+            "go": self.go,
+            "engine": self.engine,
+            "verdict": self.verdict,
+            "points": self.points,
+            "boundaries": self.boundaries,
+            "unsafe": self.unsafe,
+            "refusals": self.refusals,
+            "losses": [loss.to_json() for loss in self.losses],
+            "findings": self.findings,
+        }
+        if self.crash is not None:
+            document["crash"] = self.crash.to_json()
+        if self.interrupted:
+            document["interrupted"] = True
+        return document
+
+    def lines(self) -> Iterable[str]:
+        """The text of the command; styles as in show.py."""
+        if self.crash is not None:
+            yield "! the snippet does not run to its end even when left alone:"
+            for line in self.crash.lines():
+                yield f"! {line}"
+        if self.losses:
+            yield f"! lost: {', '.join(loss.register for loss in self.losses)}"
+            for loss in self.losses:
+                yield f"!   {loss}"
+        elif self.points and not self.finished:
+            yield "no loss so far"
+        elif self.points:
+            yield "+ preserved: every register, the stack and the data, at every boundary"
+        else:
+            yield "no preemption was possible: nothing was checked"
+        for text in self.findings:
+            yield f"! {text}"
+        yield (
+            f"{self.points} preemptions at {self.boundaries} executed boundaries, "
+            f"{self.unsafe} refused, Go {self.go}"
+        )
+        for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
+            yield f"{count} refused: {reason}"
+        if self.interrupted:
+            yield "! interrupted: this is what is known so far"
