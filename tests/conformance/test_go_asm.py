@@ -1,0 +1,207 @@
+"""The assembler against Go's own: its test suite and the runtime's files, byte for byte.
+
+Runs only when PUSHCALL_GOROOTS names toolchains with their sources, separated by colons:
+
+    PUSHCALL_GOROOTS=/usr/lib/go-1.22:/opt/go1.27 pytest -s tests/conformance
+
+For go_asm.h of the runtime each toolchain builds the package once, about half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asm.assemble import AsmError, Source, Target, assemble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asm.image import Image
+
+GOROOTS = [Path(p) for p in os.environ.get("PUSHCALL_GOROOTS", "").split(":") if p]
+if not GOROOTS:
+    pytest.skip("PUSHCALL_GOROOTS names no toolchain", allow_module_level=True)
+
+RUNTIME = (
+    "preempt asm sys_linux memmove memclr rt0_linux duff".split()  # noqa: SIM905
+)
+BYTEALG = "compare count equal index indexbyte".split()  # noqa: SIM905
+# Refused by us with a reason: what Go makes of them is another instruction than was written.
+REFUSED = {
+    "PUSHQ $4045620583": "pushes 0xfffffffff1234567",
+    "UD1": "UD1 has a ModRM byte",
+    "VADDPD.Z X30, X1, X0": "zeroing without a mask; refused by Go from 1.21 on",
+}
+
+
+def run(goroot: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(goroot / "bin/go"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0"} | environment,
+    )
+
+
+@cache
+def version(goroot: Path) -> tuple[int, int]:
+    match = re.search(r"go(\d+)\.(\d+)", run(goroot, "version").stdout)
+    assert match
+    return int(match[1]), int(match[2])
+
+
+@cache
+def go_asm_headers(goroot: Path, cache_dir: Path) -> tuple[str, ...]:
+    """The go_asm.h of every package below the runtime, as the compiler writes them."""
+    built = run(goroot, "build", "-a", "-work", "runtime", GOCACHE=str(cache_dir))
+    match = re.search(r"WORK=(.*)", built.stderr)
+    assert match, built.stderr
+    return tuple(p.read_text() for p in sorted(Path(match[1]).glob("*/go_asm.h")))
+
+
+def header(headers: tuple[str, ...], *names: str) -> str:
+    return next((h for h in headers if all(f"#define {name} " in h for name in names)), "")
+
+
+@dataclass
+class Expected:
+    data: bytearray = field(default_factory=bytearray)
+    fields: list[int] = field(default_factory=list)
+
+
+def go_tool_asm(goroot: Path, path: Path, package: str, scratch: Path) -> dict[str, Expected]:
+    """The functions of a file as Go's assembler makes them, and where its linker writes."""
+    flags = [f"-D={n}" for n in ("GOOS_linux", "GOARCH_amd64", "GOAMD64_v1")]
+    include = [f"-I={p}" for p in (scratch, goroot / "pkg/include", goroot / "src/runtime")]
+    if version(goroot) <= (1, 20):
+        flags.append("-compiling-runtime")
+    listing = run(
+        goroot, "tool", "asm", "-p", package, "-S", *flags, *include,
+        "-o", str(scratch / "o"), str(path),
+    )  # fmt: skip
+    assert listing.returncode == 0, listing.stderr
+    found: dict[str, Expected] = {}
+    current = Expected()
+    for line in listing.stdout.splitlines():
+        if head := re.match(r"(\S+?)(?:<\d+>)?(?:<\w+>)? STEXT ", line):
+            name = head[1].replace('"".', f"{package}.")
+            current = found.setdefault(name, Expected())
+        elif not line.startswith("\t"):
+            current = Expected()
+        elif dump := re.match(r"\t0x[0-9a-f]{4,} ((?:[0-9a-f]{2} )+)", line):
+            current.data += bytes.fromhex(dump[1])
+        elif rel := re.match(r"\trel (\d+)\+4 ", line):
+            current.fields.append(int(rel[1]))
+    return found
+
+
+def ours(goroot: Path, path: Path, package: str, go_asm_h: str) -> Image:
+    """The same file through our assembler; every undefined symbol gets some address."""
+    externs: dict[str, int] = {}
+    target = Target(
+        go=version(goroot),
+        package=package,
+        headers={"go_asm.h": go_asm_h},
+        include_dirs=(goroot / "src/runtime", goroot / "pkg/include"),
+    )
+    source = Source(path.name, path.read_text(encoding="utf-8"))
+    while True:
+        try:
+            return assemble(
+                [source], target, text_address=0x400000, data_address=0x800000, externs=externs
+            )
+        except AsmError as error:
+            undefined = [
+                d.message.removeprefix("undefined symbol ")
+                for d in error.diagnostics
+                if d.message.startswith("undefined symbol ")
+            ]
+            if len(undefined) < len(error.diagnostics) or set(undefined) <= set(externs):
+                raise
+            externs |= dict.fromkeys(undefined, 0x600000)
+
+
+def files(goroot: Path) -> Iterator[tuple[Path, str]]:
+    for directory, package, names in (
+        ("src/runtime", "runtime", RUNTIME),
+        ("src/internal/bytealg", "internal/bytealg", BYTEALG),
+    ):
+        for name in names:
+            path = goroot / directory / f"{name}_amd64.s"
+            if path.exists():
+                yield path, package
+
+
+@pytest.mark.parametrize("goroot", GOROOTS, ids=lambda p: p.parent.name + p.name)
+def test_runtime_files_are_byte_identical(
+    goroot: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    headers = go_asm_headers(goroot, tmp_path_factory.mktemp("gocache"))
+    equal = 0
+    for path, package in files(goroot):
+        names = ("g_m", "m_p") if package == "runtime" else ("const_MaxBruteForce",)
+        text = header(headers, *names)
+        (tmp_path / "go_asm.h").write_text(text)
+        image = ours(goroot, path, package, text)
+        for name, want in go_tool_asm(goroot, path, package, tmp_path).items():
+            function = image.function(name)
+            assert function is not None, (path.name, name)
+            code = bytearray(b"".join(i.data for i in function.instructions))
+            for at in want.fields:
+                code[at : at + 4] = want.data[at : at + 4] = bytes(4)
+            assert code == want.data, (path.name, name)
+            equal += 1
+    print(f"\n{goroot}: {equal} functions equal")  # noqa: T201  # the number is the result
+
+
+def suite(goroot: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """File, instruction, the encodings that Go's suite accepts."""
+    testdata = goroot / "src/cmd/asm/internal/asm/testdata"
+    for path in (
+        testdata / "amd64enc.s",
+        testdata / "amd64enc_extra.s",
+        *sorted((testdata / "avx512enc").glob("*.s")),
+    ):
+        for line in path.read_text().splitlines():
+            match = re.match(r"\t([A-Z0-9][^/]*?)\s*//\s*(.*)$", line)
+            if match is None:
+                continue
+            codes = [code.strip().replace(" ", "") for code in match[2].split(" or ")]
+            if all(re.fullmatch(r"[0-9a-f]+", code) for code in codes):
+                yield path.name, match[1], codes
+
+
+@pytest.mark.parametrize("goroot", GOROOTS, ids=lambda p: p.parent.name + p.name)
+def test_gos_suite_of_encodings(goroot: Path) -> None:
+    lines = list(suite(goroot))
+    if not lines:
+        pytest.skip("this GOROOT has no testdata of cmd/asm")
+    target = Target(go=version(goroot))
+    exact = 0
+    wrong: list[str] = []
+    refused: list[str] = []
+    for name, statement, codes in lines:
+        source = Source(name, f"TEXT f(SB), 516, $0\n{statement}\n")
+        try:
+            image = assemble([source], target, text_address=0, data_address=0x10000)
+        except AsmError as error:
+            refused.append(statement)
+            if statement not in REFUSED:
+                wrong.append(str(error))
+            continue
+        code = b"".join(i.data for i in image.functions[0].instructions).hex()
+        if code in codes:
+            exact += 1
+        else:
+            wrong.append(f"{name}: {statement}: {code}, not {' or '.join(codes)}")
+    print(f"\n{goroot}: {exact} of {len(lines)} lines exact, refused: {refused}")  # noqa: T201
+    assert not wrong
