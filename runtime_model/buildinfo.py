@@ -1,0 +1,68 @@
+"""The Go version that a binary says it was built by (debug/buildinfo, cmd/link's .go.buildinfo).
+
+The blob begins with a 14-byte magic, the size of a pointer and flags. From 1.18 on the version
+stands behind it, at byte 32, as a length (uvarint) and its bytes; before, a pointer to a Go
+string header stands at byte 16.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, Final
+
+from emulator.elf import ElfError
+
+if TYPE_CHECKING:
+    from emulator.elf import Elf
+
+_MAGIC: Final = b"\xff Go buildinf:"
+_FLAG_BIG_ENDIAN: Final = 1
+_FLAG_INLINE: Final = 2
+_LONGEST: Final = 1024
+
+
+def build_version(elf: Elf) -> str | None:
+    """runtime.Version() of the binary, such as "go1.22.10"; None where nothing says it."""
+    section = elf.sections.get(".go.buildinfo")
+    places = [section.address] if section is not None and section.address else []
+    for address in (*places, *elf.find(_MAGIC, 16)):
+        try:
+            found = _version_at(elf, address)
+        except ElfError:
+            continue
+        if found:
+            return found
+    return None
+
+
+def _version_at(elf: Elf, address: int) -> str | None:
+    head = elf.view(address, 32)
+    if bytes(head[:14]) != _MAGIC or head[15] & _FLAG_BIG_ENDIAN:
+        return None
+    if head[15] & _FLAG_INLINE:
+        rest = elf.rest(address + 32)
+        length, used = _uvarint(rest)
+        text = bytes(rest[used : used + length])
+    else:
+        header = struct.unpack_from("<Q", head, 16)[0]
+        pointer, length = struct.unpack("<QQ", elf.view(header, 16))
+        text = bytes(elf.view(pointer, length)) if length <= _LONGEST else b""
+    if not 0 < length <= _LONGEST or len(text) != length:
+        return None
+    return text.decode("utf-8", "replace")
+
+
+def _uvarint(data: memoryview) -> tuple[int, int]:
+    value = 0
+    for position, byte in enumerate(data[:5]):
+        value |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            return value, position + 1
+    return 0, 0
+
+
+def minor_version(text: str) -> tuple[int, int] | None:
+    """The first Go version named in "go1.22.10", "go1.19.8 (Debian)" or "devel go1.28-1a2b3c"."""
+    found = re.search(r"\bgo(\d{1,3})\.(\d{1,3})", text)
+    return (int(found[1]), int(found[2])) if found else None
