@@ -114,7 +114,7 @@ def _assemble(
     known_headers = headers(target.go) | dict(target.headers)
     for source in sources:
         preprocessor = Preprocessor(diagnostics, macros, known_headers, target.include_dirs)
-        parser = Parser(diagnostics, target.package)
+        parser = Parser(diagnostics, target.package, preprocessor.defined)
         units.append(parser.parse(preprocessor.statements(source)))
         read += preprocessor.sources
     linker = Linker(diagnostics, externs)

@@ -19,7 +19,7 @@ from asm.source import Fault, near_miss
 from asm.vex import Evex, Fields, Prefix, evex, vex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _VECTOR = {"x": RegClass.XMM, "y": RegClass.YMM, "z": RegClass.ZMM}
 _ROUNDING = {"RN_SAE": 0, "RD_SAE": 1, "RU_SAE": 2, "RZ_SAE": 3}
@@ -86,9 +86,9 @@ def _rows() -> dict[str, tuple[str, str]]:
     return rows
 
 
-def names() -> tuple[str, ...]:
+def names() -> Collection[str]:
     """Every mnemonic that is encoded here."""
-    return tuple(_rows())
+    return _rows().keys()
 
 
 @cache

@@ -36,7 +36,6 @@ _G_PANIC = 32
 
 _PUSH = {"PUSHQ": 8, "PUSHFQ": 8, "PUSHL": 4, "PUSHFL": 4, "PUSHW": 2, "PUSHFW": 2}
 _POP = {"POPQ": 8, "POPFQ": 8, "POPL": 4, "POPFL": 4, "POPW": 2, "POPFW": 2}
-_CALLS = frozenset({"CALL", "DUFFZERO", "DUFFCOPY"})
 
 
 class Frame(NamedTuple):
@@ -109,7 +108,7 @@ def build(text: Text, go: tuple[int, int], diagnostics: Diagnostics) -> Frame:
         return Frame([], text.flags)
     autoffset = max(0, text.frame)
     nosplit = TextFlag.NOSPLIT in text.flags
-    has_call = any(p.op in _CALLS for p in text.progs)
+    has_call = any(p.op == "CALL" for p in text.progs)
     frameless_leaf = autoffset == 0 and not has_call
     # Up to 1.20 a frameless NOSPLIT function had no BP slot: a guess at what the runtime needs.
     guessed = go <= (1, 20) and autoffset == 0 and nosplit
@@ -144,10 +143,9 @@ def _is_leaf(text: Text, autoffset: int, go: tuple[int, int]) -> bool:
     for prog in text.progs:
         if prog.op == "CALL":
             symbol = prog.operands[0].symbol if prog.operands else ""
-            if not zero_argument_calls(go, symbol):
+            # What such a call uses of the stack must fit below the small frame.
+            if not zero_argument_calls(go, symbol) or autoffset >= StackSmall - PtrSize:
                 return False
-        if prog.op in _CALLS and autoffset >= StackSmall - 8:
-            return False
     return True
 
 

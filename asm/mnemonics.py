@@ -7,10 +7,13 @@ operands stand in Intel's order already (CMPx, and what has but one).
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm import avx, x87
 from asm.sse import SSE_WIDTHS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class Spec(NamedTuple):
@@ -281,6 +284,13 @@ def _other() -> dict[str, Spec]:
     }
 
 
+# What the processor does not have in 64-bit mode.
+NOT_IN_64_BIT_MODE = frozenset(
+    """AAA AAD AAM AAS ARPL BOUNDL BOUNDW DAA DAS INTO LEAVEL POPAL POPAW POPFL POPL PUSHAL
+    PUSHAW PUSHFL PUSHL""".split()  # noqa: SIM905
+)
+
+
 @cache
 def specs() -> dict[str, Spec]:
     """Every mnemonic that names an instruction with ordinary operands."""
@@ -301,17 +311,15 @@ def is_jump(op: str) -> bool:
 
 
 def mnemonic_exists(op: str) -> bool:
-    """Whether Go's assembler for amd64 has this statement, as far as it is known here."""
-    return (
-        op in specs()
-        or op in JUMPS
-        or op in RAW
-        or op in PREFIXES
-        or op in avx.names()
-        or op in x87.names()
-    )
+    """Whether Go's assembler for amd64 has this statement."""
+    return any(op in names for names in _all_names())
 
 
 def known_mnemonics() -> tuple[str, ...]:
     """All names, for near misses."""
-    return (*specs(), *JUMPS, *RAW, *PREFIXES, *avx.names(), *x87.names())
+    return tuple(name for names in _all_names() for name in names)
+
+
+@cache
+def _all_names() -> tuple[Collection[str], ...]:
+    return (specs(), JUMPS, RAW, PREFIXES, avx.names(), x87.names())

@@ -8,13 +8,13 @@ from asm import literal
 from asm.expression import Cursor, signed
 from asm.image import TextFlag
 from asm.lexer import CHAR, FLOAT, IDENT, INT, OP, STRING, Token
-from asm.mnemonics import is_jump, known_mnemonics, mnemonic_exists
+from asm.mnemonics import NOT_IN_64_BIT_MODE, is_jump, known_mnemonics, mnemonic_exists
 from asm.operand import Data, Globl, Kind, Name, Operand, Prog, Text, Unit
 from asm.registers import REGISTERS, RegClass, Register
 from asm.source import Diagnostics, Fault, Span, near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _DIRECTIVES = ("TEXT", "DATA", "GLOBL", "PCDATA", "FUNCDATA", "PCALIGN", "END")
 # Statements of a function that name no machine instruction.
@@ -24,8 +24,15 @@ _PSEUDO = frozenset({"PCDATA", "FUNCDATA", "PCALIGN"})
 class Parser:
     """Reads the statements of one file into a Unit."""
 
-    def __init__(self, diagnostics: Diagnostics, package: str) -> None:
+    def __init__(
+        self,
+        diagnostics: Diagnostics,
+        package: str,
+        macros: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """Makes a parser; `macros` gives the names that are defined, for near misses."""
         self._diagnostics = diagnostics
+        self._macros = macros
         self._package = package
         self._text: Text | None = None
         self._pending: list[tuple[str, Token]] = []
@@ -43,7 +50,6 @@ class Parser:
         return self.unit
 
     def _statement(self, tokens: list[Token]) -> None:
-        whole = tokens
         while len(tokens) >= 2 and tokens[1].text == ":" and tokens[0].kind is IDENT:
             self._pending.append((tokens[0].text, tokens[0]))
             tokens = tokens[2:]
@@ -60,7 +66,7 @@ class Parser:
             suffixes.append(tokens[at + 1].text)
             at += 2
         span = _span(tokens)
-        source = _text(whole if whole is tokens else tokens)
+        source = _text(tokens)
         groups = _split(tokens[at:], word)
         op = word.text
         if op in _DIRECTIVES and suffixes:
@@ -88,7 +94,11 @@ class Parser:
     ) -> None:
         text = self._text
         if op not in _PSEUDO and not mnemonic_exists(op):
-            note = near_miss(op, (*known_mnemonics(), *_DIRECTIVES))
+            note: str | None
+            if op in NOT_IN_64_BIT_MODE:
+                note = "the processor does not have it in 64-bit mode"
+            else:
+                note = near_miss(op, (*known_mnemonics(), *_DIRECTIVES))
             # The statement still counts, for labels and for n(PC).
             if text is not None:
                 self._append(Prog("UNKNOWN", [], span, source))
@@ -351,7 +361,7 @@ class Parser:
                 operand.kind = Kind.BRANCH
                 operand.label = name
                 return
-            note = near_miss(name, REGISTERS)
+            note = near_miss(name, (*REGISTERS, *self._macros()))
             raise Fault(
                 token.span, f"{name} is neither a register nor an address such as {name}(SB)", note
             )
@@ -368,6 +378,9 @@ class Parser:
                 operand.name = Name.AUTO
             case "PC" if not prefix:
                 operand.kind = Kind.BRANCH
+            case _ if register.text in REGISTERS:
+                note = near_miss(name, self._macros())
+                raise Fault(token.span, f"{name} is not defined: no header has it as a macro", note)
             case _:
                 note = near_miss(register.text, ("SB", "FP", "SP", "PC"))
                 raise Fault(register.span, f"expected (SB), (FP) or (SP) after {name}", note)
@@ -417,12 +430,12 @@ class Parser:
             if operand.scale == 0:
                 raise Fault(token.span, f"the index needs a scale: ({token.text}*1)")
 
-    @staticmethod
-    def _register(cursor: Cursor) -> tuple[Register, int, Token]:
+    def _register(self, cursor: Cursor) -> tuple[Register, int, Token]:
         token = cursor.next("a register")
         register = REGISTERS.get(token.text)
         if register is None:
-            note = near_miss(token.text, REGISTERS) if token.kind is IDENT else None
+            names = (*REGISTERS, *self._macros())
+            note = near_miss(token.text, names) if token.kind is IDENT else None
             raise Fault(token.span, f"expected a register, found {token.text}", note)
         scale = 0
         if cursor.peek() == "*":

@@ -16,7 +16,7 @@ from asm.literal import unquote
 from asm.source import Diagnostics, Fault, Source, near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_DEPTH = 100  # of nested includes and of nested macro invocations, as in Go
 MAX_TOKENS = 200_000  # that macros may produce in one file
@@ -64,6 +64,10 @@ class Preprocessor:
         self._include_dirs = include_dirs
         self._produced = 0
         self.sources: list[Source] = []
+
+    def defined(self) -> Iterable[str]:
+        """The macros that are defined at this point."""
+        return self._macros
 
     def statements(self, source: Source) -> Iterator[list[Token]]:
         """Yields the tokens of each statement, macros expanded."""

@@ -7,7 +7,7 @@ bits, B packed decimal) and writes source and destination; one of the two is alw
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm.intel import Insn, IntelOperand, Mem
 from asm.machine import REGISTER, SEGMENT_PREFIX, Encoded, legacy, register_operand
@@ -15,6 +15,9 @@ from asm.machine import address as place
 from asm.operand import Kind, Operand, Prog
 from asm.registers import RegClass
 from asm.source import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # By opcode byte: Intel's name of each extension with a memory operand, and the operand's bits.
 _ARITHMETIC = "fadd fmul fcom fcomp fsub fsubr fdiv fdivr"
@@ -84,9 +87,9 @@ def _table() -> dict[str, dict[str, _Encoding]]:
     return table
 
 
-def names() -> tuple[str, ...]:
+def names() -> Collection[str]:
     """Every mnemonic that is encoded here."""
-    return tuple(_table())
+    return _table().keys()
 
 
 def _letter(operand: Operand) -> str:

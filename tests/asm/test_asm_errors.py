@@ -58,7 +58,9 @@ def test_an_error_shows_the_place_the_line_and_a_caret_at_the_operand() -> None:
         ("MOVQ (AX)(X1*1), CX", 6, "X1 cannot be part of an address"),
         ("MOVQ 8(FP), CX", 8, "FP needs a name"),
         ("MOVQ 8(SB), CX", 8, "SB needs a name"),
-        ("MOVQ x+8(AX), CX", 10, "expected (SB), (FP) or (SP)"),
+        ("MOVQ x+8(AX), CX", 6, "x is not defined: no header has it as a macro"),
+        ("MOVQ x+8(YZ), CX", 10, "expected (SB), (FP) or (SP)"),
+        ("POPL AX", 1, "unknown instruction POPL"),
         ("MOVQ $AX, BX", 7, "$ does not go with a register"),
         ("MOVQ, AX", 5, "expected an operand before this"),
         ("MOVQ AX,", 8, "expected an operand after this"),
@@ -155,6 +157,20 @@ def test_bad_file(text: str, words: str) -> None:
     found = errors(text)
     assert any(words in message for message in found), found
     assert all(message.startswith("bad.s:") for message in found)
+
+
+def test_a_near_miss_of_a_name_that_a_header_defines_is_suggested() -> None:
+    header = {"go_asm.h": "#define g_stackguard0 16\n#define const_xRegs 3\n"}
+    for operand, name in (
+        ("g_stackguard(R14)", "g_stackguard0"),
+        ("$const_xReg", "const_xRegs"),
+        ("(g_stackgard0+8)(R14)", "g_stackguard0"),
+    ):
+        found = errors(
+            f'#include "go_asm.h"\nTEXT ·f(SB), 4, $0\n\tMOVQ {operand}, AX\n\tRET\n',
+            headers=header,
+        )
+        assert found[0].endswith(f"did you mean {name}?")
 
 
 def test_a_file_that_includes_itself_ends() -> None:
