@@ -30,9 +30,10 @@ def resolve(text: Text, diagnostics: Diagnostics) -> None:
         except Fault as fault:
             diagnostics.add(fault)
             prog.op = "UNKNOWN"
+    known: dict[int, Prog] = {}
     for prog in text.progs:
         if prog.target is not None:
-            prog.target = _last_of_chain(prog.target)
+            prog.target = _last_of_chain(prog.target, known)
 
 
 def _target(text: Text, by_number: Mapping[int, Prog], prog: Prog) -> Prog:
@@ -52,11 +53,15 @@ def _target(text: Text, by_number: Mapping[int, Prog], prog: Prog) -> Prog:
     return target
 
 
-def _last_of_chain(target: Prog) -> Prog:
-    seen = {id(target)}
-    while target.op == "JMP" and target.target is not None:
-        if id(target.target) in seen:
-            break  # a loop of jumps
-        target = target.target
-        seen.add(id(target))
-    return target
+def _last_of_chain(target: Prog, known: dict[int, Prog]) -> Prog:
+    """Where a chain of jumps ends; in a loop of jumps, some place in it."""
+    path: dict[int, Prog] = {}
+    at = target
+    while at.op == "JMP" and (following := at.target) is not None and id(at) not in path:
+        if id(at) in known:
+            at = known[id(at)]
+            break
+        path[id(at)] = at
+        at = following
+    known |= dict.fromkeys(path, at)
+    return at

@@ -88,7 +88,11 @@ class Cursor:
             self.at += 1
             if op == ">>":
                 # Go's grammar makes the count of a right shift a whole term.
+                self._nesting += 1
+                if self._nesting > MAX_NESTING:
+                    raise Fault(self.span, "expression is nested too deeply")
                 count = self._term()
+                self._nesting -= 1
                 if value & _HIGH:
                     raise Fault(sign.span, "right shift of a value with its high bit set")
                 value = value >> count if count < 64 else 0

@@ -61,6 +61,7 @@ class _Builder:
         self.diagnostics = diagnostics
         self.flags = text.flags
         self.at_ret: Prog | None = None
+        self.epilogues: dict[int, Prog] = {}  # where a branch to a RET goes
 
     # Operands and instructions of the frame
 
@@ -287,6 +288,9 @@ def _body(
             continue
         deltasp += prog.spadj
         out.append(prog)
+    for prog in body:
+        if prog.target is not None:
+            prog.target = builder.epilogues.get(id(prog.target), prog.target)
     return out
 
 
@@ -310,17 +314,10 @@ def _epilogue(builder: _Builder, ret: Prog, autoffset: int, bpsize: int) -> list
         ret.spadj = autoffset
     builder.at_ret = None
     if out:
-        _take_over_branches(builder.text, ret, out[0])
+        builder.epilogues[id(ret)] = out[0]
     if ret.operands and ret.operands[0].kind is not Kind.CONST:
         ret.op = "JMP"  # RET sym(SB): a tail call
     return [*out, ret]
-
-
-def _take_over_branches(text: Text, ret: Prog, first: Prog) -> None:
-    """A branch to a RET goes to the first instruction of its epilogue."""
-    for prog in text.progs:
-        if prog.target is ret:
-            prog.target = first
 
 
 def _show(operand: Operand) -> str:

@@ -6,8 +6,8 @@ starts over; a backward branch is measured as it is met. The same steps give the
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from asm.encode import encode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asm.translate import Translator
 
 FUNCTION_ALIGNMENT = 16
+MAX_PASSES = 1000  # as in Go
 _NOPS = (
     b"",
     bytes.fromhex("90"),
@@ -91,7 +92,11 @@ def lay_out(progs: Sequence[Prog], translator: Translator, diagnostics: Diagnost
     body = Body()
     if diagnostics:
         return body
-    _place(pieces, starts)
+    try:
+        _place(pieces, starts)
+    except Fault as fault:
+        diagnostics.add(fault)
+        return body
     out = bytearray()
     for piece in pieces:
         if isinstance(piece.item, Branch):
@@ -188,8 +193,12 @@ def _place(pieces: list[Piece], starts: dict[int, Place]) -> None:
             if target.order > starts[id(piece.prog)].order:
                 forward.setdefault(target.order, []).append(piece)
     again = True
+    passes = 0
     while again:
         again = False
+        passes += 1
+        if passes > MAX_PASSES:
+            raise Fault(pieces[0].prog.span, "the branches of this function do not settle")
         at = 0
         for place in places:
             place.offset = at
@@ -294,8 +303,13 @@ def _regroup(run: list[Piece], data: bytes) -> list[tuple[int, int, Prog, str]]:
     cuts |= {p.offset for p in run if p.offset >= at}
     edges = sorted(cuts)
     out: list[tuple[int, int, Prog, str]] = []
-    for low, high in itertools.pairwise(edges):
-        parts = [p for p in run if p.offset < high and p.offset + p.size > low]
+    first = 0
+    for low, high in pairwise(edges):
+        while run[first].offset + run[first].size <= low:
+            first += 1
+        parts = [run[first]]
+        while parts[-1].offset + parts[-1].size < high:
+            parts.append(run[first + len(parts)])
         text = "; ".join(p.prog.source for p in parts)
         out.append((low, high - low, parts[0].prog, text))
     return out

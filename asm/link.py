@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asm.source import Source
 
 PAGE = 4096
+MAX_DATA = 1 << 28
 MAX_ALIGNMENT = 32  # of data symbols, as Go's linker aligns them
 _PADDING = b"\xcc"  # INT3 between functions
 # Read-only data first, then what is writable; each on pages of its own.
@@ -144,6 +145,10 @@ class Linker:
                             Fault(datum.globl.span, f"{datum.name} is already a function")
                         )
                     self._addresses[key] = datum.address
+                    if at - data_address > MAX_DATA and datum.globl is not None:
+                        fault = Fault(datum.globl.span, f"data of more than {MAX_DATA >> 20} MiB")
+                        self._diagnostics.add(fault)
+                        self._diagnostics.raise_if_any()
 
     def _resolve(self, name: str, file: int, operand: Operand, *, static: bool) -> int:
         if static:

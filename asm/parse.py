@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from asm import literal
 from asm.expression import Cursor, signed
 from asm.image import TextFlag
-from asm.lexer import CHAR, FLOAT, IDENT, INT, OP, STRING, Token
+from asm.lexer import CHAR, FLOAT, IDENT, INT, STRING, Token
 from asm.mnemonics import NOT_IN_64_BIT_MODE, is_jump, known_mnemonics, mnemonic_exists
 from asm.operand import Data, Globl, Kind, Name, Operand, Prog, Text, Unit
 from asm.registers import REGISTERS, RegClass, Register
 from asm.source import Diagnostics, Fault, Span, near_miss
+from asm.statement import frame_size, span_of, split_operands, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -65,9 +66,9 @@ class Parser:
                 raise Fault(tokens[at].span, "expected a suffix after the dot")
             suffixes.append(tokens[at + 1].text)
             at += 2
-        span = _span(tokens)
-        source = _text(tokens)
-        groups = _split(tokens[at:], word)
+        span = span_of(tokens)
+        source = text_of(tokens)
+        groups = split_operands(tokens[at:], word)
         op = word.text
         if op in _DIRECTIVES and suffixes:
             raise Fault(tokens[1].span, f"{op} takes no suffix")
@@ -194,7 +195,7 @@ class Parser:
         if operand.offset:
             raise Fault(operand.span, "the name of a TEXT has no offset")
         flags = self._flags(groups[1]) if len(groups) == 3 else TextFlag.NONE
-        frame, args = _frame_size(groups[-1])
+        frame, args = frame_size(groups[-1])
         static = operand.name is Name.STATIC
         self._text = Text(operand.symbol, static, operand.abi, flags, frame, args, span, source)
         self.unit.texts.append(self._text)
@@ -207,7 +208,7 @@ class Parser:
                 if token.text in known:
                     note = '#include "textflag.h" defines it'
                 raise Fault(token.span, f"unknown flag {token.text}", note)
-        cursor = Cursor(group, _span(group))
+        cursor = Cursor(group, span_of(group))
         if cursor.peek() == "$":
             cursor.at += 1
         value = cursor.expression()
@@ -216,7 +217,7 @@ class Parser:
         for flag in TextFlag:
             known_bits |= flag.value
         if value & ~known_bits:
-            raise Fault(_span(group), f"unknown flag bits {value & ~known_bits:#x}")
+            raise Fault(span_of(group), f"unknown flag bits {value & ~known_bits:#x}")
         return TextFlag(value)
 
     def _parse_globl(self, groups: list[list[Token]], word: Token) -> None:
@@ -238,7 +239,7 @@ class Parser:
             raise Fault(word.span, "DATA takes name+offset(SB)/width, $value")
         target = groups[0]
         if len(target) < 3 or target[-2].text != "/" or target[-1].kind is not INT:
-            raise Fault(_span(target), "DATA needs a width: name+offset(SB)/width")
+            raise Fault(span_of(target), "DATA needs a width: name+offset(SB)/width")
         width = literal.integer(target[-1])
         operand = self._symbol("DATA", target[:-2])
         value = self._operand(groups[1], jump=False)
@@ -278,7 +279,7 @@ class Parser:
     # Operands
 
     def _operand(self, tokens: list[Token], *, jump: bool) -> Operand:
-        span = _span(tokens)
+        span = span_of(tokens)
         cursor = Cursor(tokens, span)
         operand = Operand(Kind.MEM, span)
         prefix = ""
@@ -454,73 +455,3 @@ class Parser:
         operand.last, _, _ = self._register(cursor)
         cursor.get("]")
         cursor.end()
-
-
-def _span(tokens: Sequence[Token]) -> Span:
-    first, last = tokens[0], tokens[-1]
-    return Span(first.source, first.start, max(last.end, first.end), first.origin)
-
-
-def _text(tokens: Sequence[Token]) -> str:
-    """The statement as its line has it: tokens out of macros stand at their invocation."""
-    source = tokens[0].source
-    start = min(t.start for t in tokens)
-    return source.text[start : max(t.end for t in tokens)].strip()
-
-
-def _split(tokens: list[Token], word: Token) -> list[list[Token]]:
-    """Splits at the commas outside of parentheses; `AX:DX` is the old way to write `DX, AX`."""
-    if not tokens:
-        return []
-    groups: list[list[Token]] = [[]]
-    nesting = 0
-    colon = -1
-    before = word
-    for token in tokens:
-        if token.kind is OP:
-            if token.text in "([":
-                nesting += 1
-            elif token.text in ")]":
-                nesting -= 1
-            elif nesting == 0 and token.text in {",", ":"}:
-                if not groups[-1]:
-                    raise Fault(token.span, "expected an operand before this")
-                if token.text == ":":
-                    if colon >= 0:
-                        raise Fault(token.span, "a second colon")
-                    colon = len(groups) - 1
-                groups.append([])
-                before = token
-                continue
-        groups[-1].append(token)
-        before = token
-    if not groups[-1]:
-        raise Fault(before.span, "expected an operand after this")
-    if colon >= 0:
-        groups[colon], groups[colon + 1] = groups[colon + 1], groups[colon]
-    return groups
-
-
-def _frame_size(group: list[Token]) -> tuple[int, int | None]:
-    """Reads `$frame`, `$-frame`, `$frame-args`: two numbers, not a subtraction."""
-    texts = [t.text for t in group]
-    span = _span(group)
-    if texts[0] != "$" or len(group) < 2:
-        raise Fault(span, "the frame size must be $frame-args")
-    at = 1
-    negative = texts[at] == "-"
-    at += negative
-    if at >= len(group) or group[at].kind is not INT:
-        raise Fault(span, "the frame size must be a number")
-    frame = literal.integer(group[at])
-    if frame >= 1 << 31:
-        raise Fault(group[at].span, "the frame is too large")
-    rest = group[at + 1 :]
-    if not rest:
-        return (-frame if negative else frame), None
-    if len(rest) != 2 or rest[0].text != "-" or rest[1].kind is not INT:
-        raise Fault(_span(rest), "the argument size must be -number")
-    args = literal.integer(rest[1])
-    if args >= 1 << 31:
-        raise Fault(rest[1].span, "the argument size is too large")
-    return (-frame if negative else frame), args

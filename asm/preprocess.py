@@ -87,8 +87,10 @@ class Preprocessor:
             if not line:
                 continue
             if line[0].text == "#":
+                line = [*line]
                 while line[-1].text == "\\" and index < len(lines):
-                    line = [*line, self._newline(line[-1]), *lines[index]]
+                    line.append(self._newline(line[-1]))
+                    line += lines[index]
                     index += 1
                 try:
                     included = self._directive(line, conditions, enabled=enabled)

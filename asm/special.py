@@ -170,6 +170,8 @@ def _extract(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) ->
     )
     if len(operands) != 3:
         raise Fault(prog.span, f"{prog.op} takes three operands")
+    if prog.op == "EXTRACTPS" and operands[0].offset not in range(4):
+        raise Fault(operands[0].span, "EXTRACTPS selects $0 to $3")
     return to.ordinary(prog, operands, Spec(spec.intel, widths))
 
 

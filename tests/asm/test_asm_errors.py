@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 
 from asm.assemble import AsmError, Source, Target, assemble
@@ -149,6 +152,8 @@ def test_a_near_miss_is_suggested(text: str, note: str) -> None:
         ("#define A A\nTEXT ·f(SB), 4, $0\nA\nRET\n", "nested too deeply"),
         ('TEXT ·f(SB), 4, $0\nMOVQ $"abc, AX\nRET\n', "string is not closed"),
         ("/* no end\n", "comment is not closed"),
+        ("GLOBL a(SB), $0x20000000\nGLOBL b(SB), $8\n", "data of more than 256 MiB"),
+        ("TEXT ·f(SB), 4, $0\nMOVQ $1" + ">>1" * 3000 + ", AX\n", "too deeply"),
         ("TEXT ·f(SB), 4, $0\nJCXZQ far\n" + "MOVQ 100(AX), AX\n" * 40 + "far: RET\n", "127 bytes"),
         ("TEXT ·f(SB), 4, $0\nMOVQ $" + "(" * 1000 + "1" + ")" * 1000 + ", AX\n", "too deeply"),
     ],
@@ -200,3 +205,23 @@ def test_an_error_in_a_macro_names_the_definition() -> None:
 
 def test_a_hopeless_file_gets_at_most_a_hundred_messages() -> None:
     assert len(errors("TEXT ·f(SB), 4, $0\n" + "NONSENSE AX\n" * 5000)) == 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#define A \\\n" * 20_000,
+        "TEXT ·f(SB), 4, $0\n" + "JMP 1(PC)\n" * 5_000 + "RET\n",
+        "TEXT ·f(SB), 0, $8\n" + "JEQ end\nRET\n" * 3_000 + "end: RET\n",
+        "TEXT ·f(SB), 4, $0\n" + "BYTE $0x66\n" * 10_000 + "RET\n",
+        "TEXT ·f(SB), 4, $0\nMOVQ $0x" + "1" * 100_000 + ", AX\nRET\n",
+        "TEXT ·f(SB), 4, $0\nMOVQ $" + "9" * 100_000 + ", AX\nRET\n",
+    ],
+    ids=["continuations", "jumps", "returns", "bytes", "hexadecimal", "decimal"],
+)
+def test_large_inputs_do_not_take_quadratic_time(text: str) -> None:
+    start = time.perf_counter()
+    with contextlib.suppress(AsmError):
+        assemble([Source("big.s", text)], Target(), text_address=0, data_address=1 << 20)
+    # The quadratic ways took minutes: this is no measurement of speed.
+    assert time.perf_counter() - start < 20
