@@ -1,1 +1,1 @@
-"""Text to machine code: Go-style assembly, encoded by Keystone, each result checked."""
+"""Text to machine code: Go-style assembly, each result read back and compared."""
