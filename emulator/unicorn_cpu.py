@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
+_PHYSICAL: Final = 2**52 - 1
 _FOREVER: Final = 2**63 - 1
 
 # What a user program can have in RFLAGS. RF is dropped: its first instruction clears it.
@@ -412,7 +413,9 @@ class UnicornCpu:
             # A general protection fault, which has no address (SDM volume 3, 6.15).
             detail = f"non-canonical address {page | address % PAGE:#x}"
             return self._fault(FaultKind.PRIVILEGED, detail=detail)
-        assert address & -PAGE == page, "a fault that came again elsewhere"
+        # The witness sees a physical address, of which there are 52 bits.
+        assert not (address ^ page) & _PHYSICAL & -PAGE, "a fault that came again elsewhere"
+        address = page | address % PAGE
         if page in self._code_pages:
             return self._write_code(address)
         mapped = self.memory.find(address) is not None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.disassembly import memory_operands
 from emulator.fault import GuestFault, GuestStopped
+from pushcall.batch import BATCH, WINDOW_WORDS, Batch
 from pushcall.crash import describe, place
 from pushcall.side import Side
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
@@ -34,6 +35,7 @@ from runtime_model.events import (
     SafePointVerdict,
 )
 from runtime_model.policy import Policy, request_preemption
+from runtime_model.preempt import Reason, Verdict, static_verdict
 from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from emulator.registers import Registers
     from runtime_model.boot import Config
 
+# Each PC's first visits, and one boundary in so many, are preempted through the whole runtime; the
+# others in batches (batch.py).
+DIRECT_PER_PC: Final = 2
+DIRECT_EVERY: Final = 997
 INJECTION_BUDGET: Final = 200_000  # instructions that one preemption may take
 
 # Registers that belong to the thread, not to the goroutine.
@@ -81,7 +87,13 @@ def changed_range(before: bytes, after: bytes) -> tuple[int, int] | None:
 class Check:
     """One run of the check; `result` grows while it goes on."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, *, all_direct: bool = False, only: frozenset[int] | None = None
+    ) -> None:
+        self.config = config
+        self.all_direct = all_direct
+        self.only = only  # the boundaries to try, by index; None for all
+        self.suspects: set[int] = set()  # boundaries that a batch could not judge
         alone = dataclasses.replace(
             config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
         )
@@ -99,6 +111,10 @@ class Check:
         self._injecting = False
         self._descheduled = 0
         self._previous: _Previous | None = None
+        self._seen: dict[int, int] = {}  # PC -> how often it was executed
+        self._verdicts: dict[int, Verdict] = {}
+        self._batch: Batch | None = None
+        self._recorded: list[Boundary] = []  # by slot of the batch
         side = self.side
         side.on_left = self._landed
         side.machine.events.subscribe(self._listen)
@@ -111,7 +127,7 @@ class Check:
             self._run(progress)
         except KeyboardInterrupt:
             result.interrupted = True
-        result.losses = list(self._by_register.values())
+        result.losses = sorted(self._by_register.values(), key=lambda loss: loss.first.index)
         return result
 
     def _run(self, progress: Callable[[int], None]) -> None:
@@ -126,7 +142,7 @@ class Check:
         while alive:
             boundary = Boundary(index, place(twin.rt, twin.registers["RIP"]))
             self._compare_with_twin()
-            self._inject(boundary)
+            self._try(boundary)
             progress(index)
             self._previous = _Previous(boundary, twin.registers.copy(), twin.stack(), side.stack())
             try:
@@ -149,15 +165,79 @@ class Check:
                 break
             index += 1
             result.boundaries = index
+        self._try_batch()
         result.finished = not alive
         if result.finished:
             self._compare_ends()
-        if result.points and not self._descheduled:
+        if result.direct and not self._descheduled:
             result.findings.append(
                 "asyncPreempt never came to asyncPreempt2: the goroutine was not descheduled"
             )
 
     # One boundary.
+
+    def _try(self, boundary: Boundary) -> None:
+        """A preemption through the whole runtime, or the boundary's place in a batch."""
+        if self.only is not None:
+            if boundary.index in self.only:
+                self._inject(boundary)
+            return
+        pc = boundary.place.pc
+        seen = self._seen[pc] = self._seen.get(pc, 0) + 1
+        if self.all_direct or seen <= DIRECT_PER_PC or boundary.index % DIRECT_EVERY == 0:
+            self._inject(boundary)
+            return
+        registers = self.side.registers
+        rsp = registers["RSP"]
+        verdict = self._verdict(pc)
+        if verdict.safe and rsp - self.side.g.stack_lo < self.side.rt.asyncPreemptStack:
+            verdict = Verdict(False, Reason.NO_STACK)
+        # The stack suffers as from a preemption; the twin's is the one that is recorded.
+        self.side.rt.poison_dead_stack(rsp, 1 << 16)
+        if not verdict.safe:
+            self._refuse(verdict.reason.value)
+        elif verdict.resume != pc:
+            self._inject(boundary)
+        else:
+            self._record(boundary, rsp)
+
+    def _verdict(self, pc: int) -> Verdict:
+        """IsAsyncSafePoint's static part: the rest is the same at each boundary of a check."""
+        verdict = self._verdicts.get(pc)
+        if verdict is None:
+            rt = self.side.rt
+            verdict = self._verdicts[pc] = static_verdict(rt.functions, pc, rt.version)
+        return verdict
+
+    def _refuse(self, reason: str) -> None:
+        self.result.unsafe += 1
+        self.result.refusals[reason] = self.result.refusals.get(reason, 0) + 1
+
+    def _record(self, boundary: Boundary, rsp: int) -> None:
+        if self._batch is None:
+            self._batch = Batch(self.twin.rt, self.config.trampoline)
+        size = min(8 * WINDOW_WORDS, self.twin.g.stack_hi - rsp)
+        window = self.twin.rt.memory.read(rsp, size)
+        self._batch.put(len(self._recorded), self.twin.registers.block, window)
+        self._recorded.append(boundary)
+        if len(self._recorded) == BATCH:
+            self._try_batch()
+
+    def _try_batch(self) -> None:
+        """Tries what was recorded, the frames of each PC together."""
+        if self._batch is None:
+            return
+        recorded, self._recorded = self._recorded, []
+        by_pc: dict[int, list[int]] = {}
+        for slot, boundary in enumerate(recorded):
+            by_pc.setdefault(boundary.place.pc, []).append(slot)
+        for slots in by_pc.values():
+            attempt = self._batch.attempt(slots)
+            self.suspects.update(recorded[slot].index for slot in attempt.unjudged)
+            self.result.points += len(slots) - len(attempt.unjudged)
+            for slot, losses in sorted(attempt.lost.items()):
+                for loss in losses:
+                    self._lose(recorded[slot], loss)
 
     def _inject(self, boundary: Boundary) -> None:
         side = self.side
@@ -178,7 +258,6 @@ class Check:
             side.machine.budget = None
             self._injecting = False
         if self._refused:
-            self.result.unsafe += 1
             losses = [
                 Loss(register=name, before=before[name], after=side.registers[name])
                 for name in before.diff(side.registers)
@@ -186,6 +265,7 @@ class Check:
             ]
         else:
             self.result.points += 1
+            self.result.direct += 1
             losses = self._resumed.losses if self._resumed is not None else []
         if ended:
             losses = [Loss(register="RIP", before=before["RIP"], after=0)]
@@ -205,8 +285,7 @@ class Check:
             self._descheduled += event.why == "preempted"
         elif isinstance(event, SafePointVerdict) and not event.safe and self._injecting:
             self._refused = True
-            reasons = self.result.refusals
-            reasons[event.reason] = reasons.get(event.reason, 0) + 1
+            self._refuse(event.reason)
             rt, gp = self.side.rt, self.side.g
             gp.preempt = 0
             gp.stackguard0 = gp.stack_lo + rt.stackGuard
@@ -217,6 +296,7 @@ class Check:
     ) -> None:
         """The disturbed run died or went astray: RIP is lost, and what else differs then."""
         self.result.points += before is not None
+        self.result.direct += before is not None
         thread = self.side.machine.threads.get(stopped.tid)
         registers = stopped.registers or (thread.registers if thread is not None else None)
         rip = stopped.fault.pc if isinstance(stopped, GuestFault) else None
@@ -234,6 +314,9 @@ class Check:
             )
         else:
             found.points += 1
+            if boundary.index < found.first.index:
+                found.first, found.before, found.after = boundary, loss.before, loss.after
+                found.address, found.note = loss.address, note
 
     def _repair(self) -> None:
         self.side.machine.restore(self.twin.machine.snapshot())
@@ -324,6 +407,19 @@ class Check:
             self._lose(boundary, loss, "the ends of the two runs differ")
 
 
-def check(config: Config, progress: Callable[[int], None] = lambda _: None) -> CheckResult:
-    """Preempts the program at every boundary that it executes. See the module's text."""
-    return Check(config).run(progress)
+def check(
+    config: Config,
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    all_direct: bool = False,
+) -> CheckResult:
+    """Preempts the program at every boundary that it executes. See the module's text.
+
+    all_direct: each preemption goes through the whole runtime, none through a batch.
+    """
+    first = Check(config, all_direct=all_direct)
+    result = first.run(progress)
+    if first.suspects and not result.interrupted:
+        again = Check(config, only=frozenset(first.suspects)).run(progress)
+        result.add(again)
+    return result

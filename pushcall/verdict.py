@@ -68,6 +68,7 @@ class CheckResult:
     go: str
     engine: str
     points: int = 0
+    direct: int = 0  # of the points, those that went through the whole runtime
     boundaries: int = 0
     unsafe: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class CheckResult:
             "engine": self.engine,
             "verdict": self.verdict,
             "points": self.points,
+            "direct": self.direct,
             "boundaries": self.boundaries,
             "unsafe": self.unsafe,
             "refusals": self.refusals,
@@ -113,6 +115,22 @@ class CheckResult:
         if self.interrupted:
             document["interrupted"] = True
         return document
+
+    def add(self, other: CheckResult) -> None:
+        """Takes over what another pass found at boundaries that this one did not judge."""
+        self.points += other.points
+        self.direct += other.direct
+        self.interrupted |= other.interrupted
+        by_register = {loss.register: loss for loss in self.losses}
+        for loss in other.losses:
+            mine = by_register.get(loss.register)
+            if mine is None:
+                self.losses.append(loss)
+                continue
+            first, _ = sorted((mine, loss), key=lambda each: each.first.index)
+            first.points = mine.points + loss.points
+            self.losses[self.losses.index(mine)] = first
+        self.losses.sort(key=lambda each: each.first.index)
 
     def lines(self) -> Iterable[str]:
         """The text of the command; styles as in show.py."""
@@ -133,8 +151,8 @@ class CheckResult:
         for text in self.findings:
             yield f"! {text}"
         yield (
-            f"{self.points} preemptions at {self.boundaries} executed boundaries, "
-            f"{self.unsafe} refused, Go {self.go}"
+            f"{self.points} preemptions at {self.boundaries} executed boundaries "
+            f"({self.direct} through the whole runtime), {self.unsafe} refused, Go {self.go}"
         )
         for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
             yield f"{count} refused: {reason}"

@@ -32,17 +32,22 @@ def linker_name(name: str) -> str:
     return name.replace("·", ".").replace("∕", "/")
 
 
+def _text(name: str) -> Source:
+    return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+
+
+def _trampoline_name(version: GoVersion) -> str:
+    return f"preempt_{'xregs' if version.extended_registers else 'stack'}_amd64.s"
+
+
 def runtime_sources(version: GoVersion, trampoline: Source | None) -> list[Source]:
     """The runtime's files for a version; a trampoline replaces our asyncPreempt."""
     names = ["asm_amd64.s", "proc_amd64.s", "sys_linux_amd64.s"]
+    sources = [_text(name) for name in names]
     if version.asynchronous:
-        names.append("preempt2_amd64.s")
-        if trampoline is None:
-            family = "xregs" if version.extended_registers else "stack"
-            names.append(f"preempt_{family}_amd64.s")
-    texts = resources.files("asm.go")
-    sources = [Source(name, texts.joinpath(name).read_text("utf-8")) for name in names]
-    return sources + ([trampoline] if trampoline is not None and version.asynchronous else [])
+        sources.append(_text("preempt2_amd64.s"))
+        sources.append(trampoline or _text(_trampoline_name(version)))
+    return sources
 
 
 def assemble_runtime(
@@ -55,6 +60,23 @@ def assemble_runtime(
     target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
     return assemble(
         runtime_sources(version, trampoline),
+        target,
+        text_address=TEXT,
+        data_address=DATA,
+        externs=gates,
+    )
+
+
+def assemble_batch(
+    version: GoVersion,
+    layout: Layout,
+    gates: Mapping[str, int],
+    trampoline: Source | None = None,
+) -> Image:
+    """The trampoline, and the code that tries recorded boundaries on it (batch_amd64.s)."""
+    target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
+    return assemble(
+        [_text("batch_amd64.s"), trampoline or _text(_trampoline_name(version))],
         target,
         text_address=TEXT,
         data_address=DATA,
