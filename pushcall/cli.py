@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pushcall.binary_cli import safepoints
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -89,6 +91,9 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(package_name="pushcall")
 def cli() -> None:
     """Interrupt x86-64 code between any two instructions exactly as Go's runtime does."""
+
+
+cli.add_command(safepoints)
 
 
 def _options(given: dict[str, Any], **more: Any) -> Any:

@@ -1,0 +1,143 @@
+"""The commands on Go binaries: `pushcall safepoints` and `pushcall audit`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pushcall.safepoints import Listing
+    from runtime_model.version import GoVersion
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+def _is_elf(path: Path) -> bool:
+    from pushcall.program import UsageError
+
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def _version(text: str | None) -> GoVersion | None:
+    from pushcall.program import UsageError
+    from runtime_model.layout import parse_version
+    from runtime_model.version import GoVersion
+
+    try:
+        return GoVersion(*parse_version(text)) if text is not None else None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@click.command()
+@FILE
+@click.argument("function", required=False)
+@click.option("--pc", metavar="ADDR", help="The function that holds this address.")
+@click.option("--package", metavar="PATH", help="Functions of this package only.")
+@click.option("--go", metavar="VERSION", help="Go version whose rules apply.")
+@click.option("-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro.")
+@click.option("-I", "include_dirs", multiple=True, type=click.Path(path_type=Path))
+@click.option("--entry", metavar="SYMBOL", help="Of a snippet: where goroutines start.")
+@click.option("--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def safepoints(
+    file: Path,
+    function: str | None,
+    pc: str | None,
+    package: str | None,
+    go: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Show which instructions of FILE can be preempted, and why the others cannot.
+
+    FILE is a Go executable or assembly text. FUNCTION is a name, the end of one, or a pattern
+    with * and ?.
+
+    \b
+    pushcall safepoints ./server main.hotLoop
+    pushcall safepoints ./server --pc 0x48f0c4
+    pushcall safepoints examples/add.s
+    """  # noqa: D301  # \b is click's
+    from pushcall.program import UsageError
+
+    if pc is not None and (function is not None or package is not None):
+        raise UsageError("--pc cannot be used together with FUNCTION or --package")
+    try:
+        address = int(pc, 0) if pc is not None else None
+    except ValueError:
+        raise UsageError(f"--pc {pc}: not an address such as 0x48f0c4") from None
+    if _is_elf(file):
+        listings = _of_binary(file, function, address, package, _version(go))
+    else:
+        if package is not None:
+            raise UsageError("--package: a snippet has no packages")
+        listings = _of_snippet(file, function, address, go, given)
+    return _print_listings(listings, address, as_json)
+
+
+def _of_binary(
+    file: Path, name: str | None, pc: int | None, package: str | None, version: GoVersion | None
+) -> Iterator[Listing]:
+    from pushcall.program import UsageError
+    from pushcall.safepoints import BadTableError, binary_listing, open_binary, select
+
+    binary = open_binary(file, version)
+    try:
+        for function in select(binary, name, pc, package):
+            yield binary_listing(binary, function)
+    except BadTableError as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+def _of_snippet(
+    file: Path, name: str | None, pc: int | None, go: str | None, given: dict[str, Any]
+) -> Iterator[Listing]:
+    from pushcall.listing import assemble
+    from pushcall.program import Options, UsageError, load
+    from pushcall.safepoints import snippet_listings
+
+    config = load(file, Options(go=go, **given)).config
+    image = assemble(config)
+    listings = list(snippet_listings(image, not config.as_assembly, config.version))
+    chosen = [
+        each
+        for each in listings
+        if (name is None or each.name == name or each.name.endswith(f".{name}"))
+        and (pc is None or each.start <= pc < each.end)
+    ]
+    if not chosen:
+        known = ", ".join(each.name for each in listings)
+        what = f"function {name}" if name is not None else f"function at {pc:#x}"
+        raise UsageError(f"{file}: no {what}; there is {known}")
+    yield from chosen
+
+
+def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) -> int:
+    from pushcall.safepoints import text_lines, to_json
+    from pushcall.show import show
+
+    if not as_json:
+        here = None if pc is None else f"{pc:#x} "
+        for listing in listings:
+            show(
+                f"{line}   <-- {pc:#x}" if here is not None and here in line[:24] else line
+                for line in text_lines(listing)
+            )
+        return 0
+    # One entry at a time: all functions of a large binary are many.
+    separator = '{"schema": "pushcall.safepoints/1",\n "functions": [\n  '
+    for listing in listings:
+        click.echo(separator + json.dumps(to_json(listing), ensure_ascii=False), nl=False)
+        separator = ",\n  "
+    click.echo("\n ]}" if separator.startswith(",") else separator + "]}")
+    return 0

