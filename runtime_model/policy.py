@@ -1,7 +1,8 @@
 """Who asks for preemptions, and when: sysmon on its clock, or an exact instruction timer.
 
 sysmon's way is Go's own (proc_sysmon.py). An exact timer acts as a sysmon that wakes at a chosen
-boundary: its M runs preemptone there, so the rest of the path is the same.
+boundary: its M runs preemptone there, so the rest of the path is the same. Where the goroutine gave
+way at a stack check, it repeats that check without being asked again: else it would never pass.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from runtime_model.events import StackChecked
 from runtime_model.proc_sysmon import preemptone
 
 if TYPE_CHECKING:
+    from asm.image import Function
+    from emulator.events import Event
     from emulator.linux.threads import Thread
     from runtime_model.runtime import Runtime
 
@@ -39,6 +43,46 @@ def request_preemption(rt: Runtime, thread: Thread, why: str) -> bool:
         return preemptone(rt, rt.p(mp.p), why)
 
 
+class GaveWay:
+    """The goroutines that gave way at a stack check and are about to repeat it."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self.rt = rt
+        self._functions: dict[int, Function] = {}  # by goid: whose check
+        rt.machine.events.subscribe(self._listen)
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, StackChecked) and event.preempt:
+            gp = next(g for g in map(self.rt.g, self.rt.goroutines) if g.goid == event.goid)
+            function = self.rt.user.findfunc(gp.sched_pc)  # behind its CALL of morestack
+            if function is not None:
+                self._functions[event.goid] = function
+
+    def repeats(self, thread: Thread) -> bool:
+        """Whether the thread's goroutine is in such a check; what it has passed is forgotten."""
+        goid = self.rt.g(self.rt.getg_of(thread)).goid
+        function = self._functions.get(goid)
+        if function is not None and _in_stack_check(function, thread.registers["RIP"]):
+            return True
+        self._functions.pop(goid, None)
+        return False
+
+    def passed_once(self, thread: Thread) -> bool:
+        """As repeats, for who asks at one PC only: the next time is another pass."""
+        repeats = self.repeats(thread)
+        self._functions.pop(self.rt.g(self.rt.getg_of(thread)).goid, None)
+        return repeats
+
+
+def _in_stack_check(function: Function, pc: int) -> bool:
+    """From the entry to the last jump of the prologue, or in the part behind the body."""
+    own = [i for i in function.instructions if not i.inserted]
+    body, behind = (own[0].address, own[-1].end) if own else (function.end, function.end)
+    jumps = (i.end for i in function.instructions if i.end <= body and i.source.startswith("J"))
+    check = max(jumps, default=function.address)
+    return function.address <= pc < check or behind <= pc < function.end
+
+
 @dataclass
 class Every:
     """Fires each time that the program has executed `n` more instructions of its own."""
@@ -46,6 +90,10 @@ class Every:
     rt: Runtime
     n: int
     fired_at: int = 0
+    _gave_way: GaveWay = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gave_way = GaveWay(self.rt)
 
     def due(self, thread: Thread) -> int | None:  # noqa: ARG002  # all threads share one count
         """Instructions until it fires."""
@@ -54,7 +102,8 @@ class Every:
     def fire(self, thread: Thread) -> None:
         """Asks for a preemption of whatever the thread runs."""
         self.fired_at = self.rt.machine.user_instructions
-        request_preemption(self.rt, thread, f"every {self.n} instructions")
+        if not self._gave_way.repeats(thread):
+            request_preemption(self.rt, thread, f"every {self.n} instructions")
 
 
 @dataclass
@@ -112,6 +161,10 @@ class AtPC:
     rt: Runtime
     address: int
     _last: dict[int, int] = field(default_factory=dict)  # g -> count at its last request
+    _gave_way: GaveWay = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._gave_way = GaveWay(self.rt)
 
     def reached(self, thread: Thread) -> None:
         """Called before the instruction; the same arrival, after the preemption, does not count."""
@@ -119,4 +172,5 @@ class AtPC:
         count = self.rt.machine.user_instructions
         if self._last.get(g) != count:
             self._last[g] = count
-            request_preemption(self.rt, thread, f"at {self.address:#x}")
+            if not self._gave_way.passed_once(thread):
+                request_preemption(self.rt, thread, f"at {self.address:#x}")
