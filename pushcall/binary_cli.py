@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pushcall.safepoints import Listing
     from runtime_model.version import GoVersion
 
+_KINDS = ("unbounded", "counted", "rep", "constant")  # control_flow.Kind, without its imports
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -141,3 +142,76 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
         separator = ",\n  "
     click.echo("\n ]}" if separator.startswith(",") else separator + "]}")
     return 0
+
+
+@click.command()
+@FILE
+@click.option("--package", metavar="PATH", help="Functions of this package only.")
+@click.option("--include-runtime", is_flag=True, help="Also the runtime's own Go code.")
+@click.option(
+    "--fail-on",
+    type=click.Choice((*_KINDS, "any")),
+    multiple=True,
+    help="Exit with 1 if a finding is of this kind.",
+)
+@click.option(
+    "--diff",
+    "other",
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Report only what an older build, OTHER, does not have.",
+)
+@click.option(
+    "--sarif",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the findings as SARIF 2.1.0.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="Print the worst N findings.")
+@click.option("--go", metavar="VERSION", help="Go version whose rules apply.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def audit(
+    file: Path,
+    package: str | None,
+    include_runtime: bool,
+    fail_on: tuple[str, ...],
+    other: Path | None,
+    sarif: Path | None,
+    jobs: int,
+    limit: int | None,
+    go: str | None,
+    as_json: bool,
+) -> int:
+    """List the loops of a Go executable that asynchronous preemption can never stop.
+
+    \b
+    pushcall audit ./server
+    pushcall audit ./server --diff ./server.old --fail-on unbounded
+    """  # noqa: D301
+    from pushcall import audit as auditing
+    from pushcall.program import UsageError
+    from pushcall.sarif import to_sarif
+    from pushcall.show import progress, show
+
+    def audited(path: Path) -> auditing.Audit:
+        with progress("functions") as report:
+            return auditing.audit(path, _version(go), package, include_runtime, jobs, report)
+
+    result = audited(file)
+    if package is not None and not result.functions:
+        raise UsageError(f"{file}: no package {package}")
+    if other is not None:
+        result.findings = auditing.diff(audited(other), result)
+    if sarif is not None:
+        document = json.dumps(to_sarif(file, result.findings), indent=1)
+        try:
+            sarif.write_text(document + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{sarif}: {error.strerror}") from None
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        show(auditing.lines(result, limit))
+    kinds = {finding.kind.value for finding in result.findings}
+    return int(bool(kinds) if "any" in fail_on else bool(kinds & set(fail_on)))

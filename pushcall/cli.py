@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushcall.binary_cli import safepoints
+from pushcall.binary_cli import audit, safepoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +94,7 @@ def cli() -> None:
 
 
 cli.add_command(safepoints)
+cli.add_command(audit)
 
 
 def _options(given: dict[str, Any], **more: Any) -> Any:

@@ -72,11 +72,11 @@ def open_binary(path: Path, version: GoVersion | None = None) -> GoBinary:
 
 
 def package_of(name: str) -> str:
-    """The import path in a linker's name: `a/b.(*T).m[go.shape.int]` is of `a/b`."""
+    """The import path in a linker's name: `a/b.(*T).m[go.shape.int]` is of `a/b`; "" if none."""
     head = name.partition("[")[0]
     slash = head.rfind("/") + 1
     dot = head.find(".", slash)
-    return head[:dot] if dot >= 0 else head
+    return head[:dot] if dot >= 0 else ""
 
 
 def select(
