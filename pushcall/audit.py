@@ -26,7 +26,7 @@ from pushcall.control_flow import (
 )
 from pushcall.safepoints import BadTableError, open_binary, package_of, reason_name
 from runtime_model.preempt import Reason
-from runtime_model.safepoints import verdict_ranges
+from runtime_model.safepoints import function_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,7 +150,7 @@ class Auditor:
 
     def _function(self, function: GoFunc, totals: Counter[Reason]) -> list[Finding]:
         end = function.end
-        ranges = verdict_ranges(function, function.breaks(), end, self.binary.version)
+        ranges = function_ranges(function, end, self.binary.version)
         candidate = False
         for each in ranges:
             code = self.binary.code(each.start, each.end)
@@ -217,7 +217,7 @@ class Auditor:
         if function.name.startswith("runtime.morestack"):
             return True  # the stack check itself, which preempts cooperatively
         end = function.end
-        ranges = verdict_ranges(function, function.breaks(), end, self.binary.version)
+        ranges = function_ranges(function, end, self.binary.version)
         if any(each.verdict.safe for each in ranges):
             return True
         instructions = list(decode(self.binary.code(function.entry, end), function.entry))

@@ -199,7 +199,11 @@ class Batch:
                 return Attempt(lost, frozenset(stray))
             slot = (self.memory.u64(self._frame) - FRAMES) // FRAME
             if stop.reason is StopReason.GATE:
-                lost[slot] = self._losses(slot)
+                losses = self._losses(slot)
+                if any(loss.register == "RSP" for loss in losses):
+                    stray.add(slot)  # batch·landed's own CALL then wrote to the window
+                else:
+                    lost[slot] = losses
                 self.cpu.save(registers)
                 registers["RIP"] = self.memory.u64(registers["RSP"])
                 registers["RSP"] += 8

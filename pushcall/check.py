@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.disassembly import memory_operands
 from emulator.fault import GuestFault, GuestStopped
 from pushcall.batch import BATCH, WINDOW_WORDS, Batch
-from pushcall.crash import describe, place
+from pushcall.crash import Place, describe, place
 from pushcall.side import Side
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
 from runtime_model.boot import BadProgramError
@@ -111,6 +111,7 @@ class Check:
         self._injecting = False
         self._descheduled = 0
         self._previous: _Previous | None = None
+        self._places: dict[int, Place] = {}
         self._seen: dict[int, int] = {}  # PC -> how often it was executed
         self._verdicts: dict[int, Verdict] = {}
         self._batch: Batch | None = None
@@ -140,7 +141,7 @@ class Check:
         side.advance(0)
         index = 0
         while alive:
-            boundary = Boundary(index, place(twin.rt, twin.registers["RIP"]))
+            boundary = Boundary(index, self._place(twin.registers["RIP"]))
             self._compare_with_twin()
             self._try(boundary)
             progress(index)
@@ -190,7 +191,7 @@ class Check:
         registers = self.side.registers
         rsp = registers["RSP"]
         verdict = self._verdict(pc)
-        if verdict.safe and rsp - self.side.g.stack_lo < self.side.rt.asyncPreemptStack:
+        if verdict.safe and rsp - self.side.stack_lo < self.side.rt.asyncPreemptStack:
             verdict = Verdict(False, Reason.NO_STACK)
         # The stack suffers as from a preemption; the twin's is the one that is recorded.
         self.side.rt.poison_dead_stack(rsp, 1 << 16)
@@ -200,6 +201,12 @@ class Check:
             self._inject(boundary)
         else:
             self._record(boundary, rsp)
+
+    def _place(self, pc: int) -> Place:
+        known = self._places.get(pc)
+        if known is None:
+            known = self._places[pc] = place(self.twin.rt, pc)
+        return known
 
     def _verdict(self, pc: int) -> Verdict:
         """IsAsyncSafePoint's static part: the rest is the same at each boundary of a check."""
@@ -216,7 +223,7 @@ class Check:
     def _record(self, boundary: Boundary, rsp: int) -> None:
         if self._batch is None:
             self._batch = Batch(self.twin.rt, self.config.trampoline)
-        size = min(8 * WINDOW_WORDS, self.twin.g.stack_hi - rsp)
+        size = min(8 * WINDOW_WORDS, self.twin.stack_hi - rsp)
         window = self.twin.rt.memory.read(rsp, size)
         self._batch.put(len(self._recorded), self.twin.registers.block, window)
         self._recorded.append(boundary)
@@ -354,7 +361,7 @@ class Check:
 
     def _stack_losses(self, previous: _Previous, rsp: int) -> list[Loss]:
         """Words above RSP of which the last instruction wrote bytes that differ."""
-        low = self.twin.g.stack_lo
+        low = self.twin.stack_lo
         good, found = self.twin.stack(), self.side.stack()
         start = rsp - low
         changed = [

@@ -19,7 +19,7 @@ from pushcall.program import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
-from runtime_model.safepoints import snippet_breaks, verdict_ranges
+from runtime_model.safepoints import function_ranges, snippet_breaks, verdict_ranges
 from runtime_model.symtab import SnippetFunc
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _near(name: str, names: set[str]) -> str:
 def binary_listing(binary: GoBinary, function: GoFunc) -> Listing:
     """The listing of a binary's function; PclntabError or BadRestartPCError for broken tables."""
     end = function.end
-    ranges = tuple(verdict_ranges(function, function.breaks(), end, binary.version))
+    ranges = tuple(function_ranges(function, end, binary.version))
 
     def lines() -> Iterator[Line]:
         yield from _binary_lines(binary, function, ranges)

@@ -28,6 +28,9 @@ class Side:
         self.exited: Registers | None = None
         self.on_left: Callable[[], None] = lambda: None
         self._target: int | None = 0
+        self.g: G = self.rt.g(self.rt.goroutines[0])
+        self.stack_lo, self.stack_hi = self.g.stack_lo, self.g.stack_hi  # it never grows
+        self._stack = self.rt.memory.view(self.stack_lo, self.stack_hi - self.stack_lo)
         self.machine.timer = self
         self.rt.watch.on_left = self._left
         self.machine.events.subscribe(self._listen)
@@ -66,12 +69,6 @@ class Side:
         assert self.thread is not None
         return self.thread.registers
 
-    @property
-    def g(self) -> G:
-        """The goroutine."""
-        return self.rt.g(self.rt.goroutines[0])
-
     def stack(self) -> bytes:
         """The goroutine's whole stack."""
-        low = self.g.stack_lo
-        return self.rt.memory.read(low, self.g.stack_hi - low)
+        return bytes(self._stack)
