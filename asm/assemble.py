@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asm import branch, frame
-from asm.headers import headers
+from asm.headers import experiments, headers
 from asm.layout import lay_out
 from asm.link import Linker
 from asm.parse import Parser
@@ -61,6 +61,7 @@ class Target:
         """What is defined before the first line, build tags of the version included."""
         names = {f"GOOS_{self.goos}": "1", "GOARCH_amd64": "1", "GOAMD64_v1": "1"}
         names |= {f"go1_{minor}": "1" for minor in range(OLDEST_GO[1], self.go[1] + 1)}
+        names |= dict.fromkeys(experiments(self.go), "1")
         names |= self.defines
         return {name: object_macro(name, value) for name, value in names.items()}
 

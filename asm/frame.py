@@ -9,10 +9,10 @@ the offsets of x+8(FP) and x-8(SP), all by Go version:
   the carry of the subtraction;
 - up to 1.20 the frame is one SUBQ and BP is stored in it, from 1.21 BP is pushed first;
 - from 1.14 the stack check and the morestack call are unsafe points (issue 35470);
+- from 1.14 ADJSP moves what x-8(SP) and x+8(FP) count from;
 - up to 1.25 a WRAPPER function adjusts g._panic.argp.
 
-1.19 and 1.21 on are compared with the toolchains byte for byte; what differs up to 1.18 and in
-1.20 follows their sources and is not measured.
+All of them are compared with the toolchains' bytes.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def _body(
             prog.spadj = _PUSH[op]
         elif op in _POP:
             prog.spadj = -_POP[op]
-        elif op == "ADJSP" and prog.operands and prog.operands[0].kind is Kind.CONST:
+        elif op == "ADJSP" and prog.operands and builder.go >= (1, 14):
             prog.spadj = prog.operands[0].offset
         elif op == "RET":
             if deltasp != autoffset:

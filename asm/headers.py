@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from asm.image import TextFlag
 
+# The experiments that a version's baseline has switched on for amd64 (internal/buildcfg/exp.go)
+# and that assembly tells apart; cmd/asm defines GOEXPERIMENT_… for each.
+_EXPERIMENTS = {
+    (1, 17): ("regabiwrappers", "regabig", "regabireflect", "regabidefer", "regabiargs"),
+    (1, 18): ("regabiwrappers", "regabireflect", "regabiargs"),
+}
+
+
+def experiments(go: tuple[int, int]) -> tuple[str, ...]:
+    """The macros of a version's experiments."""
+    if go < (1, 17):
+        return ()
+    names = _EXPERIMENTS.get(go, ("regabiwrappers", "regabiargs"))
+    return tuple(f"GOEXPERIMENT_{name}" for name in names)
+
 
 def textflag_h() -> str:
     """The flags of TEXT and GLOBL."""

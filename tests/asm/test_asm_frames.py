@@ -1,7 +1,7 @@
 """Frames by Go version: what is inserted, what is unsafe, where SP is (cmd/internal/obj/x86).
 
-The bytes of 1.19 and 1.21 on are recorded from the toolchains (test_asm_recorded.py). The forms of
-the versions before stand here as their obj6.go has them.
+The bytes of 1.13 to 1.27 are recorded from the toolchains (test_asm_recorded.py). What stands here
+is what a listing shows of them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,38 +11,41 @@ import pytest
 from asm.assemble import Source, Target, assemble
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from asm.image import Image
 
 RECORDED = Path(__file__).parent / "recorded"
-EXTERNS = {"runtime.morestack_noctxt": 0x3F0000, "runtime.morestack": 0x3F1000}
+EXTERNS = {"runtime.morestack_noctxt": 0x3F0000, "runtime.morestack": 0x3F1000, "other": 0x3F2000}
 
 
-def cases() -> list[tuple[str, str]]:
-    return [
-        (path.stem, version)
-        for path in sorted(RECORDED.glob("*.s"))
-        for version in json.loads(path.with_suffix(".json").read_text())
-    ]
-
-
-def missing() -> dict[str, tuple[str, ...]]:
+def _recording() -> ModuleType:
     spec = importlib.util.spec_from_file_location("record", RECORDED / "record.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: dict[str, tuple[str, ...]] = module.MISSING
-    return found
+    return module
+
+
+RECORDING = _recording()
+RECORDS = {
+    path.stem: RECORDING.recorded(path.with_suffix(".json")) for path in RECORDED.glob("*.s")
+}
+CASES = [(name, version) for name in sorted(RECORDS) for version in RECORDS[name]]
 
 
 def image(name: str, version: str) -> Image:
     text = (RECORDED / f"{name}.s").read_text(encoding="utf-8")
-    for word in missing().get(version, ()):
+    for word in RECORDING.MISSING.get(version, ()):
         text = "".join(line for line in text.splitlines(keepends=True) if word not in line)
     major, minor = version.split(".")
     return assemble(
         [Source(f"{name}.s", text)],
-        Target(go=(int(major), int(minor))),
+        Target(
+            go=(int(major), int(minor)),
+            package="runtime" if name == "matrix_abiinternal" else "main",
+        ),
         text_address=0x400000,
         data_address=0x500000,
         externs=EXTERNS,
@@ -59,9 +61,9 @@ def without_references(data: bytes, expected: str) -> str:
     return "".join(pairs)
 
 
-@pytest.mark.parametrize(("name", "version"), cases())
+@pytest.mark.parametrize(("name", "version"), CASES)
 def test_bytes_equal_those_of_go_tool_asm(name: str, version: str) -> None:
-    expected = json.loads((RECORDED / f"{name}.json").read_text())[version]
+    expected = RECORDS[name][version]
     assembled = image(name, version)
     for function_name, want in expected.items():
         function = assembled.function(function_name)
