@@ -15,7 +15,7 @@ import bisect
 import re
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from asm.image import PCDATA_UnsafePoint, UnsafePointSafe, UnsafePointUnsafe
@@ -40,6 +40,11 @@ _U64: Final = struct.Struct("<Q")
 
 class PclntabError(ValueError):
     """A table of the binary that cannot be right; the message says which, and where."""
+
+
+@cache
+def _words(layout: str) -> struct.Struct:
+    return struct.Struct(layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +336,19 @@ class Pclntab:
             raise self.error(f"a function with {found[7]} PCDATA tables", offset)
         return tuple(found)
 
+    def words(self, offset: int, npcdata: int, nfuncdata: int) -> tuple[int, ...]:
+        """The PCDATA offsets and the FUNCDATA of the function at an offset (runtime.funcdata)."""
+        at = offset + self.format.func.size
+        if self.format.functab == "I":
+            layout = _words(f"<{npcdata + nfuncdata}I")
+        else:
+            # Pointers are aligned; what is aligned is the address, not the offset.
+            pad = (self.address + at + 4 * npcdata) & 4
+            layout = _words(f"<{npcdata}I{pad}x{nfuncdata}Q")
+        if at > len(self.view) - layout.size:
+            raise self.error("a function's PCDATA and FUNCDATA lie outside", offset)
+        return layout.unpack_from(self.view, at)
+
     def file(self, cu_offset: int, number: int) -> str:
         """A file's path by its number in the compilation unit (runtime.funcfile)."""
         if not self.format.parts:
@@ -430,7 +448,16 @@ class Pclntab:
 class GoFunc:
     """runtime.funcInfo of one function. `limit` is where the next function begins."""
 
-    __slots__ = ("_fields", "_name", "entry", "index", "limit", "offset", "table")
+    __slots__ = (
+        "_fields",
+        "_name",
+        "_words",
+        "entry",
+        "index",
+        "limit",
+        "offset",
+        "table",
+    )
 
     def __init__(self, table: Pclntab, index: int, offset: int, entry: int, limit: int) -> None:
         self.table = table
@@ -439,6 +466,7 @@ class GoFunc:
         self.entry = entry
         self.limit = limit
         self._name: str | None = None
+        self._words: tuple[int, ...] | None = None
         self._fields = table.fields(offset)
         if self._fields[0] != entry - table.text:
             raise table.error(
@@ -478,26 +506,26 @@ class GoFunc:
     def _pcvalues(self, offset: int) -> PcValues:
         return self.table.pcvalues(offset, self.limit - self.entry)
 
+    @property
+    def words(self) -> tuple[int, ...]:
+        """What stands behind _func: npcdata offsets of PCDATA tables, then nfuncdata FUNCDATA."""
+        if self._words is None:
+            self._words = self.table.words(self.offset, self._fields[7], self._fields[12])
+        return self._words
+
     def pcdata(self, number: int) -> PcValues | None:
         """The PCDATA table of that number; None where there is none."""
-        if number >= self._fields[7]:
-            return None
-        offset = self.table._u32(  # noqa: SLF001  # the same module
-            self.offset + self.table.format.func.size + 4 * number, "PCDATA"
-        )
-        return self._pcvalues(offset) if offset else None
+        offset = self.words[number] if number < self._fields[7] else 0
+        return self.table.pcvalues(offset, self.limit - self.entry) if offset else None
 
     def funcdata(self, number: int) -> int:
         """FUNCDATA: its address up to 1.17, since then 1 + its offset from gofunc; 0 for none."""
-        table = self.table
         if number >= self._fields[12]:
             return 0
-        at = self.offset + table.format.func.size + 4 * self._fields[7]
-        if table.format.functab == "Q":
-            at += (table.address + at) & 4
-            return table._word(at + 8 * number, "FUNCDATA")  # noqa: SLF001
-        offset = table._u32(at + 4 * number, "FUNCDATA")  # noqa: SLF001
-        return 0 if offset == _NO_FUNCDATA else offset + 1
+        found = self.words[self._fields[7] + number]
+        if self.table.format.functab == "Q":
+            return found
+        return 0 if found == _NO_FUNCDATA else found + 1
 
     @property
     def has_locals_pointer_maps(self) -> bool:
@@ -530,14 +558,21 @@ class GoFunc:
             value = value if value == UnsafePointUnsafe else UnsafePointSafe
         return value, self.entry + (found.ends[run - 1] if run else 0)
 
+    def inline_tree(self) -> int | None:
+        """The FUNCDATA of its inlining tree, as gofunc() takes it; None without one."""
+        tree = self.funcdata(self.table.rules.FUNCDATA_InlTree)
+        if not tree:
+            return None
+        return tree - 1 if self.table.format.functab == "I" else tree
+
     def _inlined_at(self, pc: int) -> tuple[int, int] | None:
         """(FUNCDATA, index in the tree) of the innermost inlined call at pc."""
-        tree = self.funcdata(self.table.rules.FUNCDATA_InlTree)
-        indices = self.pcdata(PCDATA_InlTreeIndex) if tree else None
+        tree = self.inline_tree()
+        indices = self.pcdata(PCDATA_InlTreeIndex) if tree is not None else None
         run = indices.at(pc - self.entry) if indices is not None else None
-        if indices is None or run is None or indices.values[run] < 0:
+        if tree is None or indices is None or run is None or indices.values[run] < 0:
             return None
-        return (tree - 1 if self.table.rules.asm_flag else tree), indices.values[run]
+        return tree, indices.values[run]
 
     def innermost_name(self, pc: int) -> str:
         """The name of the function inlined innermost at pc."""
@@ -576,6 +611,64 @@ class GoFunc:
                 offsets.update(found.ends)
         end = self.end - self.entry
         return [self.entry + offset for offset in sorted(offsets) if offset < end]
+
+    def settled(self) -> SettledFunc:
+        """This function with what does not depend on the PC looked up, for many questions."""
+        return SettledFunc(self)
+
+
+class SettledFunc:
+    """A function that answers as the GoFunc does, and faster for PCs in rising order."""
+
+    __slots__ = (
+        "_calls",
+        "_points",
+        "_run",
+        "_tree",
+        "entry",
+        "function",
+        "has_locals_pointer_maps",
+        "is_assembly",
+        "name",
+    )
+
+    def __init__(self, function: GoFunc) -> None:
+        self.function = function
+        self.name = function.name
+        self.entry = function.entry
+        self.has_locals_pointer_maps = function.has_locals_pointer_maps
+        self.is_assembly = function.is_assembly
+        self._points = function.pcdata(PCDATA_UnsafePoint)
+        self._run = 0
+        self._tree = function.inline_tree()
+        self._calls = function.pcdata(PCDATA_InlTreeIndex) if self._tree is not None else None
+
+    def pcdatavalue2(self, table: int, pc: int) -> tuple[int, int]:
+        """As GoFunc's."""
+        points = self._points
+        if table != PCDATA_UnsafePoint or points is None:
+            return self.function.pcdatavalue2(table, pc)
+        ends, run, offset = points.ends, self._run, pc - self.entry
+        if run and offset < ends[run - 1]:
+            run = 0
+        while offset >= ends[run]:
+            run += 1
+            if run == len(ends):
+                return self.function.pcdatavalue2(table, pc)
+        self._run = run
+        value = points.values[run]
+        if value >= 0 and self.function.table.rules.register_maps:
+            value = UnsafePointSafe
+        return value, self.entry + (ends[run - 1] if run else 0)
+
+    def innermost_name(self, pc: int) -> str:
+        """As GoFunc's."""
+        if self._calls is None or self._tree is None:
+            return self.name
+        run = self._calls.at(pc - self.entry)
+        if run is None or self._calls.values[run] < 0:
+            return self.name
+        return self.function.table.inlined_name(self._tree, self._calls.values[run])
 
 
 def table_format(view: memoryview, address: int) -> Format:

@@ -15,6 +15,7 @@ from runtime_model.preempt import Reason, Verdict, static_verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runtime_model.pclntab import GoFunc
     from runtime_model.symtab import Func, SnippetFunc
     from runtime_model.version import GoVersion
 
@@ -37,14 +38,22 @@ class VerdictRange:
         return f"{self.verdict.resume:#x}" if self.verdict.reason is Reason.RESTART else "same"
 
 
-@dataclass(frozen=True, slots=True)
 class _Only:
     """A FuncTable of the one function at hand."""
 
-    function: Func
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Func) -> None:
+        self._function = function
 
     def findfunc(self, pc: int) -> Func:  # noqa: ARG002  # every PC asked for lies in it
-        return self.function
+        """The function."""
+        return self._function
+
+
+def function_ranges(function: GoFunc, end: int, version: GoVersion) -> list[VerdictRange]:
+    """The ranges of a binary's function, which ends at `end`."""
+    return verdict_ranges(function.settled(), function.breaks(), end, version)
 
 
 def verdict_ranges(
@@ -56,15 +65,19 @@ def verdict_ranges(
     """
     table = _Only(function)
     found: list[VerdictRange] = []
+    first = breaks[0]
+    before: Verdict | None = None
     for start, stop in zip(breaks, (*breaks[1:], end), strict=True):
         verdict = static_verdict(table, start, version)
         if verdict.reason is Reason.RESTART:
             static_verdict(table, stop - 1, version)
-        last = found[-1] if found else None
-        if last is not None and _same(last.verdict, verdict):
-            found[-1] = VerdictRange(last.start, stop, last.verdict)
-        else:
-            found.append(VerdictRange(start, stop, verdict))
+        if before is not None and not _same(before, verdict):
+            found.append(VerdictRange(first, start, before))
+            first, before = start, verdict
+        elif before is None:
+            before = verdict
+    if before is not None:
+        found.append(VerdictRange(first, end, before))
     return found
 
 
