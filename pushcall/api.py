@@ -77,8 +77,12 @@ def check(
     defines: Mapping[str, str | int] | None = None,
     as_assembly: bool = False,
     budget: int | None = None,
+    all_direct: bool = False,
 ) -> CheckResult:
-    """Preempts a snippet at every boundary that it executes; says what was lost where."""
+    """Preempts a snippet at every boundary that it executes; says what was lost where.
+
+    all_direct: each preemption goes through the whole runtime, none through a batch (slow).
+    """
     config = program(
         source,
         directory,
@@ -89,7 +93,7 @@ def check(
         as_assembly=as_assembly,
         budget=budget,
     ).config
-    return checking.check(config)
+    return checking.check(config, all_direct=all_direct)
 
 
 def run(
