@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from emulator.memory import Memory, Region
 
 _EXAMINED: Final = int(Mark.EXAMINED)
-_FORGET: Final = bytes(i & ~int(Mark.EXAMINED | Mark.FENCE | Mark.REPEAT) for i in range(256))
+_FOUND: Final = Mark.EXAMINED | Mark.FENCE | Mark.REPEAT | Mark.ALONE
+_FORGET: Final = bytes(i & ~int(_FOUND) for i in range(256))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,13 @@ class Mark(IntFlag):
     REFUSED = 8
     FENCE = 16  # the engine must not execute it; the bytes say why
     REPEAT = 32  # a string instruction with REP
+    ALONE = (
+        64  # needs an exact count, or ends in an exception behind it: not run as part of a block
+    )
     EXAMINED = 128
 
 
-ARMED: Final = 0xBF  # marks that leave the fast path: all; EXAMINED counts when it is absent
+ARMED: Final = 0xBF  # marks that leave the fast path; EXAMINED counts when it is absent
 DISARMED: Final = ARMED & ~(Mark.WATCH | Mark.BREAK)
 STOPPING: Final = Mark.GATE | Mark.WATCH | Mark.BREAK | Mark.REFUSED | Mark.FENCE
 

@@ -20,7 +20,7 @@ import struct
 from ctypes import CFUNCTYPE, c_int, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Final
 
-from emulator import fence
+from emulator import checks, fence
 from emulator.code_marks import CodeMarks
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
@@ -39,7 +39,7 @@ from emulator.hooks import (
 )
 from emulator.memory import PAGE, Memory, Prot, Region
 from emulator.register_batch import NUMBERS, RegisterBatch
-from emulator.registers import ARITHMETIC_FLAGS, GENERAL, LAYOUT, Flags, Registers
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, LAYOUT, USER_MXCSR, Flags, Registers
 from emulator.unicorn_raw import (
     CTL_TB_FLUSH,
     CTL_TB_REMOVE_CACHE,
@@ -79,6 +79,8 @@ _ALWAYS_FLAGS: Final = int(Flags.IF | Flags.RESERVED)
 
 _RIP_OFFSET: Final = LAYOUT["RIP"][0]
 _FLAGS_OFFSET: Final = LAYOUT["RFLAGS"][0]
+_MXCSR: Final = slice(LAYOUT["MXCSR"][0], LAYOUT["MXCSR"][0] + 2)
+_USER_MXCSR: Final = USER_MXCSR.to_bytes(2, "little")
 _U64: Final = struct.Struct("<Q")
 
 _LEFT: Final = int(Field.LEFT)
@@ -88,6 +90,8 @@ _MASK: Final = int(Field.MASK)
 _PREVIOUS: Final = int(Field.PREVIOUS)
 _COUNT: Final = int(Reason.COUNT)
 _ONE: Final = Stop(StopReason.COUNT, 1)
+_GO_ON: Final = 0  # outcomes that are no stop: run on; let one fenced instruction through;
+_LET_THROUGH: Final = -1  # or any address: run on until there
 
 # Exceptions by number (SDM volume 3, table 6-1). Page faults come another way.
 _DEBUG: Final = 1
@@ -128,6 +132,7 @@ class UnicornCpu:
         self._refused: dict[int, str] = {}
         self._regions: list[Region] = []
         self._raised: BaseException | None = None
+        self._objection: Fault | None = None  # to all that the loaded registers would do
         self._witness: Witness | None = None
         self._code_pages: set[int] = set()  # pages that the guest can write, and has executed
         self._open: set[int] = set()  # those that the next instruction may write
@@ -214,6 +219,11 @@ class UnicornCpu:
             if flags & ~(_USER_FLAGS | Flags.RF) != _ALWAYS_FLAGS:
                 raise ValueError(f"RFLAGS {flags:#x} is not a user program's")
             _U64.pack_into(block, _FLAGS_OFFSET, flags & ~Flags.RF)
+        self._objection = None
+        if block[_MXCSR] != _USER_MXCSR:
+            why = checks.mxcsr_objection(registers["MXCSR"])
+            if why is not None:
+                self._objection = Fault(FaultKind.REFUSED, self._rip, None, why)
         self._batch.write(self._handle)
 
     def save(self, registers: Registers) -> None:
@@ -270,6 +280,8 @@ class UnicornCpu:
         """
         if count <= 0:
             return Stop(StopReason.COUNT, 0)
+        if self._objection is not None:
+            return Stop(StopReason.FAULT, 0, self._objection)
         words = self._words
         words[_LEFT] = self._asked = min(count, _FOREVER)
         words[_MASK] = ARMED if armed else DISARMED
@@ -291,6 +303,9 @@ class UnicornCpu:
             if words[_LEFT] == 0:
                 return Stop(StopReason.COUNT, self._asked)
             words[_REASON] = 0
+            if outcome == _LET_THROUGH:
+                error = self._let_through()
+                continue
             if outcome:
                 # Blocks that exist go past the limit, and those that are made end there for ever.
                 self._engine.control(CTL_TB_FLUSH)
@@ -303,7 +318,7 @@ class UnicornCpu:
                     error = self._engine.start(self._rip)
 
     def _outcome(self, error: int) -> Stop | int:
-        """The stop, or up to which address to go on (0: no limit)."""
+        """The stop, or how to go on."""
         words = self._words
         if self._raised is not None:
             raised, self._raised = self._raised, None
@@ -314,7 +329,7 @@ class UnicornCpu:
         else:
             self._rip = self._engine.read(Register.RIP)
         if reason == Reason.COUNT:
-            return Stop(StopReason.COUNT, self._asked)
+            return _GO_ON if words[_LEFT] else Stop(StopReason.COUNT, self._asked)
         if reason == Reason.MARK:
             return self._marked(Mark(words[Field.MARKS] & words[_MASK]))
         if reason == Reason.SYSCALL:
@@ -349,11 +364,30 @@ class UnicornCpu:
         if special is Special.PORT:
             name = fence.name(code, self._rip)
             return self._fault(FaultKind.PRIVILEGED, detail=name, tried=False)
+        if special in (Special.ALIGNED, Special.MXCSR, Special.X87):
+            registers = Registers()
+            self.save(registers)
+            objection = checks.objection(special, code, registers, self.memory)
+            if objection is None:
+                return _LET_THROUGH
+            kind, why = objection
+            detail = f"{fence.name(code, self._rip)}: {why}"
+            return self._fault(kind, detail=detail, tried=False)
         if special is Special.RANDOM:
             self._draw(fence.random(code))
         else:
             self._marks.forget(self._rip, 1)  # other code was written there
-        return 0
+        return _GO_ON
+
+    def _let_through(self) -> int:
+        """Executes the fenced instruction at RIP; returns the error."""
+        words = self._words
+        mask, left = words[_MASK], words[_LEFT]
+        words[_MASK], words[_LEFT] = mask & ~int(Mark.FENCE), 1
+        error = self._engine.start(self._rip)
+        words[_MASK] = mask
+        words[_LEFT] += left - 1
+        return error
 
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""

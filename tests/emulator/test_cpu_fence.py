@@ -78,6 +78,22 @@ REFUSED = {
     "67f3a4": "rep movsb byte ptr [edi], byte ptr [esi]",
     "f30fc7f8": "rdpid",
     "66480f38f6c1": "adcx rax, rcx",
+    # What stepping beside the real processor has shown (test_cpu_truth).
+    "0ffcc1": "paddb mm0, mm1",
+    "0f77": "emms",
+    "f20fd6c1": "movdq2q mm0, xmm1",
+    "660f2a07": "cvtpi2pd xmm0",
+    "0f53c1": "rcpps xmm0, xmm1",
+    "660f3801c1": "phaddw xmm0, xmm1",
+    "660f3a61c10c": "pcmpestri xmm0, xmm1, 0xc",
+    "0fb1c1": "cmpxchg ecx, eax",
+    "ff1f": "call",
+    "cb": "retf",
+    "8ed8": "mov ds, eax",
+    "480fae27": "xsave64",
+    "d9fe": "fsin: not exact here",
+    "d9c0": "x87 stack underflow: ST(0) is empty",
+    "0fae17": "ldmxcsr dword ptr [rdi]: MXCSR 0x0: SSE exceptions that are not masked",
 }
 
 
@@ -93,6 +109,46 @@ def test_instructions_that_unicorn_misexecutes_are_refused_by_name(
     assert (stop.fault.kind, stop.fault.pc) == (FaultKind.REFUSED, CODE + 1)
     assert REFUSED[code] in stop.fault.detail
     assert state(cpu).diff(before) == ["RIP"]
+
+
+@pytest.mark.parametrize(("mxcsr", "ok"), [(0x1F80, True), (0x7FBF, True), (0x9F80, False)])
+def test_mxcsr_loads_only_what_unicorn_obeys(machine: Machine, mxcsr: int, ok: bool) -> None:
+    cpu = machine("ldmxcsr [rdi]; stmxcsr [rdi + 4]; syscall", RDI=DATA)
+    cpu.memory.put_u32(DATA, mxcsr)
+    stop = cpu.run(99)
+    assert (stop.reason is StopReason.SYSCALL) is ok
+    assert cpu.memory.u32(DATA + 4) == (mxcsr if ok else 0)
+    block = state(cpu)
+    block["MXCSR"] = mxcsr
+    block["RIP"] = CODE
+    cpu.load(block)
+    assert state(cpu)["MXCSR"] == mxcsr
+    stop = cpu.run(1)
+    assert (stop.reason is StopReason.COUNT) is ok
+
+
+def test_aligned_operands_run_in_a_loop_and_count(machine: Machine) -> None:
+    text = "l: movaps xmm0, [rdi + rcx]; paddb xmm1, [rdi]; sub rcx, 16; jnz l; syscall"
+    cpu = machine(text, RDI=DATA, RCX=160)
+    assert cpu.run(17) == Stop(StopReason.COUNT, 17)
+    assert cpu.run(999) == Stop(StopReason.SYSCALL, 41 - 17)
+    cpu = machine(text, RDI=DATA, RCX=168)
+    stop = cpu.run(999)
+    assert (stop.reason, stop.executed, cpu.rip()) == (StopReason.FAULT, 0, CODE)
+    cpu = machine("movdqa xmm1, fs:[rbx * 8 - 8]; syscall", RBX=1, FS_BASE=DATA + 8)
+    stop = cpu.run(9)
+    assert stop.fault is not None
+    assert "0x600008 is not aligned" in stop.fault.detail
+
+
+def test_x87_runs_while_its_stack_holds(machine: Machine) -> None:
+    cpu = machine("l: fld1; dec ecx; jnz l; syscall", RCX=9)
+    stop = cpu.run(99)
+    assert (stop.reason, stop.executed) == (StopReason.FAULT, 24)
+    assert stop.fault is not None
+    assert stop.fault.detail == "fld1: x87 stack overflow"
+    cpu = machine("fld1; fld1; faddp; syscall", FCW=0x37B)
+    assert cpu.run(9).executed == 0
 
 
 def test_a_refusal_of_the_caller_is_told_armed_or_not(machine: Machine) -> None:

@@ -97,14 +97,6 @@ def test_the_rounding_control_of_mxcsr_and_fcw_is_obeyed(control: int, result: i
     assert (registers["RAX"], registers["RCX"]) == (result, result)
 
 
-def test_an_x87_error_that_is_not_masked_faults_at_the_next_x87_instruction() -> None:
-    cpu = small_cpu("fld1; fldz; fdivp; nop; fwait; nop", FCW=0x37B)
-    stop = cpu.run(9)
-    assert stop.executed == 4
-    assert stop.fault is not None
-    assert stop.fault.detail == "x87 floating-point error"
-
-
 def test_rip_is_known_without_saving() -> None:
     cpu = small_cpu("nop; nop; syscall")
     for _ in range(3):
