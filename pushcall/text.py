@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import string
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 from emulator.events import Event, FrameBuilt, SignalReturned, SystemCall
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from pushcall.run import Outcome, Slice
     from runtime_model.runtime import Runtime
+
+INDENT: Final = 30  # of what happened, under the functions that did it
+COLUMN: Final = 41  # of a stack before and after
 
 SIGNALS: Final = {23: "SIGURG"}
 _LABELS: Final = string.digits[1:] + string.ascii_lowercase + string.ascii_uppercase
@@ -102,10 +106,10 @@ def describe(rt: Runtime, event: Event) -> list[str]:  # one case for each kind
 
 def stack_drawing(rt: Runtime, event: PushedCall) -> list[str]:
     """The goroutine's stack before and after pushCall, side by side, high addresses on top."""
-    rows = [f"{'before':<44}after"]
+    rows = [f"{'before':<{COLUMN}}after"]
     interrupted = place(rt, event.pc or event.resume)
     target = place(rt, event.target)
-    rows.append(f"{f'PC = {interrupted.pc:#x}':<44}PC = {target.pc:#x} {target.symbol}")
+    rows.append(f"{f'PC = {interrupted.pc:#x}':<{COLUMN}}PC = {target.pc:#x} {target.symbol}")
     words = dict(zip(range(event.rsp_after, 1 << 64, 8), event.stack_after, strict=False))
     for address in sorted(words, reverse=True):
         word = f"{address:#x}  {words[address]:016x}"
@@ -114,9 +118,9 @@ def stack_drawing(rt: Runtime, event: PushedCall) -> list[str]:
             old += "  ← SP"
         new = word
         if address == event.rsp_after:
-            new += "  ← SP: the pushed PC"
-        rows.append(f"{old:<44}{new}")
-    return rows
+            new += "  ← SP"
+        rows.append(f"{old:<{COLUMN}}{new}")
+    return [*rows, f"{'':<{COLUMN}}the pushed PC: {event.resume:#x}"]
 
 
 def resumed(rt: Runtime, event: Resumed) -> list[str]:
@@ -137,15 +141,26 @@ def loss_text(loss: Loss) -> str:
     return f"{loss.register}{at}: was {loss.before:#x}, is {loss.after:#x}"
 
 
-def path(rt: Runtime, events: Sequence[Event]) -> list[str]:
+def path(rt: Runtime, events: Sequence[Event], width: int) -> list[str]:
     """A preemption step by step: functions on a line while nothing else happens."""
     lines: list[str] = []
     chain: list[str] = []
     head: tuple[str, str] = ("", "")
+    # On a narrow terminal what happened stands further left, so that the stacks fit.
+    indent = INDENT if width >= INDENT + 2 * COLUMN + 4 else 2
 
     def flush() -> None:
         if chain:
-            lines.append(f"  {head[0]:>14}  {head[1]:<10} {' → '.join(chain)}")
+            start = f"  {head[0]:>14}  {head[1]:<10} "
+            lines.extend(
+                textwrap.wrap(
+                    " → ".join(chain),
+                    width,
+                    initial_indent=start,
+                    subsequent_indent=" " * len(start),
+                    break_long_words=False,
+                )
+            )
             chain.clear()
 
     for event in events:
@@ -158,7 +173,7 @@ def path(rt: Runtime, events: Sequence[Event]) -> list[str]:
             chain.append(event.function)
             continue
         flush()
-        lines += [f"{'':>30}{line}" for line in describe(rt, event)]
+        lines += [f"{'':>{indent}}{line}" for line in describe(rt, event)]
     flush()
     return lines
 
@@ -218,15 +233,15 @@ def goroutines(goids: Sequence[int]) -> str:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; 100 where there is none."""
-    return shutil.get_terminal_size((100, 24)).columns
+    """Columns of the terminal; 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def run_report(rt: Runtime, out: Outcome) -> Iterable[str]:
     """The whole text of `pushcall run`. `#`, `+` and `!` at the start of a line are styles."""
     if out.path:
         yield "# The first preemption"
-        yield from path(rt, out.path)
+        yield from path(rt, out.path, terminal_width())
         yield ""
     drawn = timeline(out.slices, out.time, terminal_width())
     if drawn:
