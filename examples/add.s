@@ -54,11 +54,19 @@ loop:
 	PXOR	X15, X15
 	RET
 
-TEXT main·add(SB), 0, $136-32
+// z := x + y; println(z); return x + y, true. The call is why there is a stack check.
+TEXT main·add(SB), 0, $24-32
 	MOVQ	x+0(FP), AX
 	MOVQ	y+8(FP), CX
 	ADDQ	CX, AX
-	MOVQ	AX, z-8(SP)
+	MOVQ	AX, 0(SP)	// z
+	CALL	main·println(SB)
+	MOVQ	x+0(FP), AX
+	MOVQ	y+8(FP), CX
+	ADDQ	CX, AX
 	MOVQ	AX, ret+16(FP)
 	MOVB	$1, ret1+24(FP)
+	RET
+
+TEXT main·println(SB), NOSPLIT, $0-8
 	RET
