@@ -128,7 +128,7 @@ def checks_stack(instructions: Iterable[Any]) -> bool:
             and each.memory_index == Register.NONE
         ):
             return bool(each.mnemonic == Mnemonic.CMP or each.op0_register == Register.RSI)
-        if each.flow_control != FlowControl.NEXT:
+        if each.flow_control not in (FlowControl.NEXT, FlowControl.CONDITIONAL_BRANCH):
             return False
     return False
 
