@@ -152,7 +152,7 @@ def test_a_broken_table_is_one_message(path: Path) -> None:
 
 
 SNIPPET = """
-TEXT main·main(SB), 0, $16-0
+TEXT main·main(SB), 0, $200-0
 	MOVQ $3, CX
 loop:
 	DECQ CX
