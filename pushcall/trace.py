@@ -79,7 +79,7 @@ class Window:
             self._left = AFTER
         elif self._left is not None and isinstance(event, Executed):
             self._left -= 1
-            if self._left < 0:
+            if self._left == 0:
                 self.done = True
                 self.rt.machine.stop()
 
