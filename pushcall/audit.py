@@ -22,6 +22,7 @@ from pushcall.control_flow import (
     decode,
     is_target,
     loops,
+    may_cycle,
     may_loop,
 )
 from pushcall.safepoints import BadTableError, open_binary, package_of, reason_name
@@ -151,7 +152,7 @@ class Auditor:
     def _function(self, function: GoFunc, totals: Counter[Reason]) -> list[Finding]:
         end = function.end
         ranges = function_ranges(function, end, self.binary.version)
-        candidate = False
+        unsafe: list[Any] = []
         for each in ranges:
             code = self.binary.code(each.start, each.end)
             if each.verdict.safe:
@@ -159,8 +160,8 @@ class Auditor:
                 continue
             instructions = list(decode(code, each.start))
             totals[each.verdict.reason] += len(instructions)
-            candidate = candidate or may_loop(instructions)
-        if not candidate or self._by_design(function, ranges):
+            unsafe += instructions
+        if not may_loop(unsafe) or self._by_design(function, ranges) or not may_cycle(unsafe):
             return []
         return self._findings(function, end, ranges)
 

@@ -116,6 +116,19 @@ def may_loop(instructions: Iterable[Any]) -> bool:
     return False
 
 
+def may_cycle(instructions: Iterable[Any]) -> bool:
+    """Whether a path leads round among these instructions alone, calls taken to return."""
+    edges: dict[int, list[int]] = {}
+    for each in instructions:
+        flow = each.flow_control
+        if flow == FlowControl.INDIRECT_BRANCH or is_repeated(each):
+            return True
+        edges[each.ip] = [] if flow in _STOPS else [each.next_ip]
+        if flow in _BRANCHES and is_target(each):
+            edges[each.ip].append(each.near_branch_target)
+    return bool(components(edges, edges))
+
+
 def checks_stack(instructions: Iterable[Any]) -> bool:
     """Whether code begins with the stack check of a prologue (obj6.go: stacksplit).
 

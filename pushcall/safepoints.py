@@ -19,7 +19,7 @@ from pushcall.program import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
-from runtime_model.safepoints import function_ranges, snippet_breaks, verdict_ranges
+from runtime_model.safepoints import function_ranges, snippet_ranges
 from runtime_model.symtab import SnippetFunc
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def snippet_listings(image: Image, compiled: bool, version: GoVersion) -> Iterat
     """The listings of an assembled snippet's functions."""
     for function in image.functions:
         named = SnippetFunc(function, compiled)
-        ranges = tuple(verdict_ranges(named, snippet_breaks(named), function.end, version))
+        ranges = tuple(snippet_ranges(named, version))
 
         def lines(
             function: Any = function, ranges: tuple[VerdictRange, ...] = ranges

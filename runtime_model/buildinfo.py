@@ -7,6 +7,7 @@ string header stands at byte 16.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ def build_version(elf: Elf) -> str | None:
     """runtime.Version() of the binary, such as "go1.22.10"; None where nothing says it."""
     section = elf.sections.get(".go.buildinfo")
     places = [section.address] if section is not None and section.address else []
-    for address in (*places, *elf.find(_MAGIC, 16)):
+    for address in itertools.chain(places, elf.find(_MAGIC, 16)):
         try:
             found = _version_at(elf, address)
         except ElfError:

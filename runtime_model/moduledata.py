@@ -8,6 +8,7 @@ gofunc (runtime/symtab.go); moduledata is the place in the data that points at t
 
 from __future__ import annotations
 
+import itertools
 import struct
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
@@ -112,7 +113,7 @@ class GoBinary:
             if (section := self.elf.sections.get(name)) is not None
         ]
         problem: ValueError | None = None
-        for address in (*places, *self._by_magic()):
+        for address in itertools.chain(places, self._by_magic()):
             try:
                 return address, table_format(self.elf.rest(address), address)
             except (PclntabError, ElfError) as error:
@@ -157,7 +158,7 @@ class GoBinary:
         header = self.pclntab_address
         names = _U64.unpack_from(view, 32)[0]
         pattern = _U64.pack(header) + _U64.pack(header + names)
-        for address in (*places, *self.elf.find(pattern, 8)):
+        for address in itertools.chain(places, self.elf.find(pattern, 8)):
             try:
                 if self.elf.view(address, 16) == pattern:
                     return address

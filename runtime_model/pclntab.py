@@ -602,28 +602,17 @@ class GoFunc:
             found = self._inlined_at(pc)
         return (*frames, Frame(self.name, *self.file_line(pc)))
 
-    def breaks(self) -> list[int]:
-        """Where the verdict can change: the starts of the runs of the tables that it asks for."""
-        offsets = {0}
-        for number in (PCDATA_UnsafePoint, PCDATA_InlTreeIndex):
-            found = self.pcdata(number)
-            if found is not None:
-                offsets.update(found.ends)
-        end = self.end - self.entry
-        return [self.entry + offset for offset in sorted(offsets) if offset < end]
-
     def settled(self) -> SettledFunc:
-        """This function with what does not depend on the PC looked up, for many questions."""
+        """This function for many questions."""
         return SettledFunc(self)
 
 
 class SettledFunc:
-    """A function that answers as the GoFunc does, and faster for PCs in rising order."""
+    """A function that answers as the GoFunc does, with what does not change looked up once."""
 
     __slots__ = (
         "_calls",
         "_points",
-        "_run",
         "_tree",
         "entry",
         "function",
@@ -639,27 +628,12 @@ class SettledFunc:
         self.has_locals_pointer_maps = function.has_locals_pointer_maps
         self.is_assembly = function.is_assembly
         self._points = function.pcdata(PCDATA_UnsafePoint)
-        self._run = 0
         self._tree = function.inline_tree()
         self._calls = function.pcdata(PCDATA_InlTreeIndex) if self._tree is not None else None
 
     def pcdatavalue2(self, table: int, pc: int) -> tuple[int, int]:
         """As GoFunc's."""
-        points = self._points
-        if table != PCDATA_UnsafePoint or points is None:
-            return self.function.pcdatavalue2(table, pc)
-        ends, run, offset = points.ends, self._run, pc - self.entry
-        if run and offset < ends[run - 1]:
-            run = 0
-        while offset >= ends[run]:
-            run += 1
-            if run == len(ends):
-                return self.function.pcdatavalue2(table, pc)
-        self._run = run
-        value = points.values[run]
-        if value >= 0 and self.function.table.rules.register_maps:
-            value = UnsafePointSafe
-        return value, self.entry + (ends[run - 1] if run else 0)
+        return self.function.pcdatavalue2(table, pc)
 
     def innermost_name(self, pc: int) -> str:
         """As GoFunc's."""
@@ -669,6 +643,27 @@ class SettledFunc:
         if run is None or self._calls.values[run] < 0:
             return self.name
         return self.function.table.inlined_name(self._tree, self._calls.values[run])
+
+    def runs(self, end: int) -> list[tuple[int, tuple[int, int]]]:
+        """Where the answers change, up to `end`: (PC, (UnsafePoint, index of the inlined call))."""
+        tables = [t or PcValues((), ()) for t in (self._points, self._calls)]
+        points, calls = tables
+        if not points.ends and not calls.ends:
+            return [(self.entry, (-1, -1))]
+        size = end - self.entry
+        found = []
+        point = call = 0
+        for offset in sorted({0, *points.ends, *calls.ends}):
+            if offset >= size:
+                break
+            while point < len(points.ends) and points.ends[point] <= offset:
+                point += 1
+            while call < len(calls.ends) and calls.ends[call] <= offset:
+                call += 1
+            value = points.values[point] if point < len(points.ends) else -1
+            index = calls.values[call] if call < len(calls.ends) else -1
+            found.append((self.entry + offset, (value, index)))
+        return found
 
 
 def table_format(view: memoryview, address: int) -> Format:

@@ -1,7 +1,7 @@
 """The verdict of every PC of a function, as ranges (the static part of isAsyncSafePoint).
 
 The verdict changes only where one of the tables that it asks for begins a new run, so it is
-asked for once a run, by preempt.static_verdict.
+asked for there, of preempt.static_verdict.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VerdictRange:
-    """PCs `[start, end)` with one verdict; `verdict.resume` is that of the first PC."""
+    """PCs `[start, end)` with one verdict. Where they resume is `resume`, not `verdict.resume`."""
 
     start: int
     end: int
@@ -53,29 +53,38 @@ class _Only:
 
 def function_ranges(function: GoFunc, end: int, version: GoVersion) -> list[VerdictRange]:
     """The ranges of a binary's function, which ends at `end`."""
-    return verdict_ranges(function.settled(), function.breaks(), end, version)
+    settled = function.settled()
+    return verdict_ranges(settled, settled.runs(end), end, version)
 
 
 def verdict_ranges(
-    function: Func, breaks: Sequence[int], end: int, version: GoVersion
+    function: Func, runs: Sequence[tuple[int, tuple[int, int]]], end: int, version: GoVersion
 ) -> list[VerdictRange]:
-    """The ranges of `[breaks[0], end)` in rising order; the verdict may change at each break.
+    """The ranges up to `end` in rising order.
 
+    `runs` are the PCs at which an answer of the tables changes, each with the answers:
+    (UnsafePoint value, index of the inlined call). Of equal answers only the first is asked for,
+    except of restarts, whose verdict depends on the PC.
     BadRestartPCError where a restart sequence is longer than the runtime allows: it throws there.
     """
     table = _Only(function)
     found: list[VerdictRange] = []
-    first = breaks[0]
-    before: Verdict | None = None
-    for start, stop in zip(breaks, (*breaks[1:], end), strict=True):
-        verdict = static_verdict(table, start, version)
-        if verdict.reason is Reason.RESTART:
-            static_verdict(table, stop - 1, version)
-        if before is not None and not _same(before, verdict):
+    known: dict[tuple[int, int], Verdict] = {}
+    first, before = runs[0][0], None
+    for number, (start, answers) in enumerate(runs):
+        verdict = known.get(answers)
+        if verdict is None:
+            verdict = static_verdict(table, start, version)
+            if verdict.reason is Reason.RESTART:
+                stop = runs[number + 1][0] if number + 1 < len(runs) else end
+                static_verdict(table, stop - 1, version)
+            else:
+                known[answers] = verdict
+        if before is None:
+            before = verdict
+        elif verdict is not before and not _same(before, verdict):
             found.append(VerdictRange(first, start, before))
             first, before = start, verdict
-        elif before is None:
-            before = verdict
     if before is not None:
         found.append(VerdictRange(first, end, before))
     return found
@@ -87,10 +96,16 @@ def _same(a: Verdict, b: Verdict) -> bool:
     return a.reason is not Reason.RESTART or a.resume == b.resume
 
 
-def snippet_breaks(function: SnippetFunc) -> list[int]:
-    """Where the verdict of a snippet's function can change."""
+def snippet_ranges(function: SnippetFunc, version: GoVersion) -> list[VerdictRange]:
+    """The ranges of a snippet's function."""
     table = function.function.pcdata.get(PCDATA_UnsafePoint)
-    offsets = {function.entry}
+    edges = {function.entry}
     for run in table.ranges if table is not None else ():
-        offsets |= {run.start, run.end}
-    return sorted(each for each in offsets if each < function.function.end)
+        edges |= {run.start, run.end}
+    end = function.function.end
+    runs = [
+        (pc, (function.pcdatavalue2(PCDATA_UnsafePoint, pc)[0], -1))
+        for pc in sorted(edges)
+        if pc < end
+    ]
+    return verdict_ranges(function, runs, end, version)
