@@ -228,16 +228,31 @@ def trace(file: Path, plain: bool, as_json: bool, **given: Any) -> int:
 @cli.command()
 @FILE
 @common
-def asm(file: Path, as_json: bool, **given: Any) -> int:
-    """Assemble FILE and list it: address, bytes, source."""
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write an ELF executable with symbols and a line table.",
+)
+def asm(file: Path, as_json: bool, output: Path | None, **given: Any) -> int:
+    """Assemble FILE and list it: address, bytes, source.
+
+    \b
+    pushcall asm examples/add.s
+    pushcall asm examples/add.s -o add.elf && objdump -dl add.elf
+    """  # noqa: D301
     from pushcall import listing
     from pushcall.program import load
+    from runtime_model.boot import boot
 
-    image = listing.assemble(load(file, _options(given)).config)
+    rt = boot(load(file, _options(given)).config)
+    if output is not None:
+        listing.write_elf(rt, output)
     if as_json:
-        _print_json(listing.to_json(image))
+        _print_json(listing.to_json(rt.user))
     else:
-        for line in listing.lines(image):
+        for line in listing.lines(rt.user):
             click.echo(line)
     return 0
 

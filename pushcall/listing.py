@@ -1,16 +1,20 @@
-"""`pushcall asm`: what was assembled, as text and JSON."""
+"""`pushcall asm`: what was assembled, as text, JSON and ELF."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from asm import elf
+from asm.listing import listing
+from pushcall.program import UsageError
 from runtime_model.boot import boot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
     from asm.image import Image
     from runtime_model.boot import Config
+    from runtime_model.runtime import Runtime
 
 
 def assemble(config: Config) -> Image:
@@ -18,16 +22,21 @@ def assemble(config: Config) -> Image:
     return boot(config).user
 
 
-def lines(image: Image) -> Iterable[str]:
+def lines(image: Image) -> list[str]:
     """Address, bytes and source of every instruction; inserted ones are marked with +."""
-    for function in image.functions:
-        yield f"{function.address:#x} <{function.name}> {function.size} bytes"
-        for instruction in function.instructions:
-            mark = "+" if instruction.inserted else " "
-            yield (
-                f"  {instruction.address:#x}  {instruction.data.hex(' '):<32}{mark} "
-                f"{instruction.source}"
-            )
+    return listing(image).splitlines()
+
+
+def write_elf(rt: Runtime, path: Path) -> None:
+    """Writes the snippet as an executable with symbols and a line table.
+
+    The runtime is no part of it: what the code calls there has absolute symbols, no code.
+    """
+    data = elf.executable(rt.user, rt.g(rt.goroutines[0]).startpc, rt.symbols)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def to_json(image: Image) -> dict[str, Any]:

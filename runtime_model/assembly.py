@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
+from asm import go_listing, relink
 from asm.assemble import Target, assemble
 from asm.source import Source
 from runtime_model.layout import go_asm_h
@@ -93,7 +94,13 @@ def assemble_user(
     defines: Mapping[str, str] | None = None,
     include_dirs: tuple[Path, ...] = (),
 ) -> Image:
-    """A snippet; it may call what the runtime exports."""
+    """A snippet, or a listing of Go's tools; it may call what the runtime exports.
+
+    Raises:
+        AsmError: the text is wrong.
+    """
+    if len(sources) == 1 and (listing := go_listing.read(sources[0])) is not None:
+        return relink.link(listing, text_address=USER_TEXT, data_address=USER_DATA, externs=runtime)
     target = Target(
         go=version.number,
         defines=dict(defines or {}),
