@@ -12,7 +12,7 @@ runtime_model.boot.BadProgramError.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from asm.source import Source
 from pushcall import check as checking
@@ -34,33 +34,40 @@ def _source(source: str | Path, directory: Path) -> Source:
     return read_source(directory / source)
 
 
+class ProgramOptions(TypedDict, total=False):
+    """Keyword arguments that every function here takes."""
+
+    go: str  # version, as "1.22"
+    entry: str  # function that goroutines start in
+    trampoline: str | Path  # path or text with an asyncPreempt of one's own
+    defines: Mapping[str, str | int]  # macros
+    as_assembly: bool  # Go's rule: assembly functions are never preempted
+    budget: int  # instructions
+    goroutines: int
+    procs: int
+    expect: Sequence[str]  # as "AX:42"
+
+
 def program(
     source: str | Path,
     directory: str | Path = "",
     *,
-    go: str | None = None,
-    entry: str | None = None,
-    trampoline: str | Path | None = None,
-    defines: Mapping[str, str | int] | None = None,
-    as_assembly: bool = False,
-    budget: int | None = None,
-    goroutines: int | None = None,
-    procs: int | None = None,
-    expect: Sequence[str] = (),
     policy: Policy | None = None,
+    **given: Unpack[ProgramOptions],
 ) -> Program:
     """The program in a file or text. Relative paths start at `directory`."""
     folder = Path(directory)
+    trampoline = given.get("trampoline")
     options = Options(
-        go=go,
-        entry=entry,
-        defines=tuple(f"{name}={value}" for name, value in (defines or {}).items()),
+        go=given.get("go"),
+        entry=given.get("entry"),
+        defines=tuple(f"{name}={value}" for name, value in given.get("defines", {}).items()),
         include_dirs=(folder,),
-        as_assembly=as_assembly,
-        budget=budget,
-        goroutines=goroutines,
-        procs=procs,
-        expect=tuple(expect),
+        as_assembly=given.get("as_assembly", False),
+        budget=given.get("budget"),
+        goroutines=given.get("goroutines"),
+        procs=given.get("procs"),
+        expect=tuple(given.get("expect", ())),
         policy=policy or Policy(),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
     )
@@ -71,68 +78,33 @@ def check(
     source: str | Path,
     directory: str | Path = "",
     *,
-    go: str | None = None,
-    entry: str | None = None,
-    trampoline: str | Path | None = None,
-    defines: Mapping[str, str | int] | None = None,
-    as_assembly: bool = False,
-    budget: int | None = None,
     all_direct: bool = False,
+    **given: Unpack[ProgramOptions],
 ) -> CheckResult:
     """Preempts a snippet at every boundary that it executes; says what was lost where.
 
     all_direct: each preemption goes through the whole runtime, none through a batch (slow).
     """
-    config = program(
-        source,
-        directory,
-        go=go,
-        entry=entry,
-        trampoline=trampoline,
-        defines=defines,
-        as_assembly=as_assembly,
-        budget=budget,
-    ).config
-    return checking.check(config, all_direct=all_direct)
+    return checking.check(program(source, directory, **given).config, all_direct=all_direct)
 
 
 def run(
     source: str | Path,
     directory: str | Path = "",
     *,
-    go: str | None = None,
-    entry: str | None = None,
-    trampoline: str | Path | None = None,
-    defines: Mapping[str, str | int] | None = None,
-    as_assembly: bool = False,
-    budget: int | None = None,
-    goroutines: int | None = None,
-    procs: int | None = None,
-    expect: Sequence[str] = (),
     quantum: int | None = None,
     every: int | None = None,
     at: Sequence[int] = (),
     at_pc: str | None = None,
     random: int | None = None,
     never: bool = False,
+    **given: Unpack[ProgramOptions],
 ) -> tuple[Runtime, Outcome]:
     """Runs a snippet under preemption. quantum is in ns; without any timer, sysmon's 10 ms."""
     exact = never or every is not None or bool(at) or at_pc is not None or random is not None
-    loaded = program(
-        source,
-        directory,
-        go=go,
-        entry=entry,
-        trampoline=trampoline,
-        defines=defines,
-        as_assembly=as_assembly,
-        budget=budget,
-        goroutines=goroutines,
-        procs=procs,
-        expect=expect,
-        policy=Policy(None if exact else quantum or forcePreemptNS),
-    )
+    policy = Policy(None if exact else quantum or forcePreemptNS)
+    loaded = program(source, directory, policy=policy, **given)
     return running.run(loaded, running.Injection(every, tuple(at), at_pc, random))
 
 
-__all__ = ["check", "program", "run"]
+__all__ = ["ProgramOptions", "check", "program", "run"]

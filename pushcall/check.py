@@ -34,8 +34,9 @@ from runtime_model.events import (
     Resumed,
     SafePointVerdict,
 )
-from runtime_model.policy import Policy, request_preemption
+from runtime_model.policy import Policy
 from runtime_model.preempt import Reason, Verdict, static_verdict
+from runtime_model.timers import request_preemption
 from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from runtime_model.events import (
     Resumed,
     SafePointVerdict,
 )
-from runtime_model.policy import At, AtPC, Every, Random
+from runtime_model.timers import At, AtPC, Every, Random
 
 if TYPE_CHECKING:
     from collections.abc import Callable

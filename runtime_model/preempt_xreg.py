@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator.fault import GuestStopped
-from runtime_model.runtime import STACK_POISON, named
+from runtime_model.poison import STACK_POISON
+from runtime_model.runtime import named
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, Registers
+from emulator.registers import ARITHMETIC_FLAGS
 from runtime_model.events import Entered
+from runtime_model.poison import GENERAL_PART, STACK_POISON, VECTOR_PART, Poison
 from runtime_model.runtime2 import G, M, P, Sched
 
 if TYPE_CHECKING:
@@ -30,46 +30,6 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-STACK_POISON: Final = bytes([0xDB])
-
-_GENERAL: Final = slice(0, 128)  # of a register block: RAX to R15
-_XMM: Final = slice(304, 560)  # XMM0 to XMM15
-
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """Values that a Go function leaves in registers that it may overwrite."""
-
-    general: bytes  # RAX to R15 in LAYOUT's order, 128 bytes
-    vectors: bytes  # XMM0 to XMM15, 256 bytes
-    flags: int  # the arithmetic flags
-
-    @classmethod
-    def distinct(cls) -> Poison:
-        """A value for each register that nobody computes by accident, all flags set."""
-        return cls(
-            b"".join((0xBADC_0FFE_E000_0000 | i).to_bytes(8, "little") for i in range(16)),
-            b"".join(
-                (0xBADC_0FFE_E0DD_F00D_BADC_0FFE_E100_0000 | i).to_bytes(16, "little")
-                for i in range(16)
-            ),
-            int(ARITHMETIC_FLAGS),
-        )
-
-    @classmethod
-    def complement(cls, registers: Registers) -> Poison:
-        """Every bit the opposite of what it is in `registers`: nothing hides behind an equal."""
-
-        def inverted(part: slice) -> bytes:
-            data = registers.block[part]
-            size = len(data)
-            value = int.from_bytes(data, "little") ^ ((1 << 8 * size) - 1)
-            return value.to_bytes(size, "little")
-
-        flags = ~registers["RFLAGS"] & int(ARITHMETIC_FLAGS)
-        return cls(inverted(_GENERAL), inverted(_XMM), flags)
-
 
 _POISON: Final = Poison.distinct()
 
@@ -266,8 +226,8 @@ class Runtime:
             else (name, 0 if name == "XMM15" else registers[name])
             for name in kept
         ]
-        registers.block[_GENERAL] = poison.general
-        registers.block[_XMM] = poison.vectors
+        registers.block[GENERAL_PART] = poison.general
+        registers.block[VECTOR_PART] = poison.vectors
         for name, value in values:
             registers[name] = value
         registers["RFLAGS"] = registers["RFLAGS"] & ~int(ARITHMETIC_FLAGS) | poison.flags
@@ -289,7 +249,3 @@ class Runtime:
             raise MemoryError("the runtime model's own memory is used up")
         self.memory.put_u64(self.heap, start + size)
         return start
-
-
-assert LAYOUT["R15"] == (120, 8)
-assert LAYOUT["XMM0"] == (304, 16)

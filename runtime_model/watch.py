@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.events import Event, Faulted, FrameBuilt
 from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
-from runtime_model.runtime import Poison
+from runtime_model.poison import Poison
 
 if TYPE_CHECKING:
     from collections.abc import Callable

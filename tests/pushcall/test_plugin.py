@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,13 @@ def test_origin():
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel installed, and nothing else of ours."""
     directory = tmp_path_factory.mktemp("wheel")
+    sources = directory / "sources"  # a build leaves its own traces where it happens
+    for name in ("asm", "emulator", "runtime_model", "pushcall"):
+        shutil.copytree(ROOT / name, sources / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", directory, ROOT], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", directory, sources], check=True)
     (wheel,) = directory.glob("pushcall-*.whl")
     target = directory / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
