@@ -15,6 +15,8 @@ from emulator.hooks import Mark
 from emulator.memory import UnmappedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emulator.memory import Memory, Region
 
 _EXAMINED: Final = int(Mark.EXAMINED)
@@ -24,10 +26,14 @@ _FORGET: Final = bytes(i & ~int(_FOUND) for i in range(256))
 
 @dataclass(frozen=True, slots=True)
 class MarkedRegion:
-    """An executable region and the marks of its bytes, in host memory that stays where it is."""
+    """An executable region and the marks of its bytes, in host memory that stays where it is.
+
+    The lengths of instructions that an engine has translated lie behind the marks.
+    """
 
     region: Region
     marks: memoryview
+    lengths: memoryview
 
 
 class CodeMarks:
@@ -37,19 +43,21 @@ class CodeMarks:
         self.memory = memory
         self.regions: list[MarkedRegion] = []
         self._ranges: list[tuple[int, int, Mark]] = []
+        self.changed: Callable[[], object] = lambda: None  # called when marks were changed
 
     def attach(self, region: Region) -> None:
         """Keeps marks for an executable region from now on."""
-        marked = MarkedRegion(region, memoryview(mmap.mmap(-1, region.size)))
+        both = memoryview(mmap.mmap(-1, 2 * region.size))
+        marked = MarkedRegion(region, both[: region.size], both[region.size :])
         self.regions.append(marked)
         for start, end, mark in self._ranges:
             _put(marked, start, end, mark)
 
-    def find(self, address: int) -> tuple[memoryview, int] | None:
-        """The marks that hold those of address, and the offset in them."""
+    def find(self, address: int) -> tuple[MarkedRegion, int] | None:
+        """The region that holds address, and the offset in it."""
         for marked in self.regions:
             if marked.region.start <= address < marked.region.end:
-                return marked.marks, address - marked.region.start
+                return marked, address - marked.region.start
         return None
 
     def add(self, start: int, end: int, mark: Mark) -> None:
@@ -57,13 +65,15 @@ class CodeMarks:
         self._ranges.append((start, end, mark))
         for marked in self.regions:
             _put(marked, start, end, mark)
+        self.changed()
 
     def remove(self, address: int, mark: Mark) -> None:
         """Takes back what `add(address, address + 1, mark)` did."""
         self._ranges.remove((address, address + 1, mark))
         place = self.find(address)
         if place is not None:
-            place[0][place[1]] &= ~mark
+            place[0].marks[place[1]] &= ~mark
+        self.changed()
 
     def has(self, address: int, mark: Mark) -> bool:
         """Whether an address is in a range with this mark, executable or not."""
@@ -80,8 +90,11 @@ class CodeMarks:
             code += region.view[start : start + fence.MAX_LENGTH - len(code)]
         return code
 
-    def examine(self, address: int) -> int:
-        """The marks of an instruction that was not examined yet, without EXAMINED."""
+    def examine(self, address: int, length: int) -> int:
+        """The marks of an instruction that was not examined yet, without EXAMINED.
+
+        `length` is what the engine found, or no number of bytes that an instruction can have.
+        """
         for marked in self.regions:
             offset = address - marked.region.start
             if 0 <= offset < marked.region.size:
@@ -90,6 +103,7 @@ class CodeMarks:
                     code = self.code(address)
                 found = marked.marks[offset] | fence.marks(code)
                 marked.marks[offset] = found
+                marked.lengths[offset] = length if length <= fence.MAX_LENGTH else 0
                 return found & ~_EXAMINED
         raise UnmappedError(address, 1)
 
@@ -101,6 +115,7 @@ class CodeMarks:
             last = min(start + size, marked.region.end) - marked.region.start
             if first < last:
                 marked.marks[first:last] = bytes(marked.marks[first:last]).translate(_FORGET)
+        self.changed()
 
 
 def _put(marked: MarkedRegion, start: int, end: int, mark: Mark) -> None:

@@ -57,6 +57,7 @@ class Reason(IntEnum):
     INTERRUPT = 4
     LOST = 5  # executing where no marks are kept: cannot be
     RAISED = 6  # a Python callback failed
+    BLOCK = 7  # before a block that must be executed by single instructions
 
 
 class Field(IntEnum):
@@ -80,6 +81,9 @@ class Field(IntEnum):
     PAGE = 15  # the last page that the TLB asked for, and for which access
     ACCESS = 16
     MARKS = 17  # of the instruction that a CODE hook stopped at
+    TABLE = 18  # address of the table of blocks
+    BLOCK = 19  # address of the entry of the block that was let through last, 0 at first
+    BLOCK_MASK = 20  # marks that a block that is let through must not have
 
 
 # Before each instruction. A REP string instruction comes by once more after its last iteration,
@@ -112,6 +116,7 @@ CODE_TEXT: Final = """
         push    rsi
         push    rcx
         mov     rdi, rsi
+        mov     esi, edx
         call    qword ptr [rcx + 80]        ; EXAMINE
         pop     rcx
         pop     rsi
@@ -172,12 +177,102 @@ CODE_TEXT: Final = """
         jmp     qword ptr [rcx + 64]        ; EMU_STOP
 """
 CODE: Final = bytes.fromhex(
-    "4889f0482b4128483b41300f8384000000488b41388a04303480844118751948833900740848ff0948897120"
-    "c3c641100148897108ff6140a88074115756514889f7ff5150595e5f84411874d2888188000000a820741f48"
-    "3b71207519575651488d5168be26000000ff5148595e5f4883796800741e8a8188000000224118241f749c48"
-    "83390074a4c641100248897108ff6140c3488b41584c8b40084d85c074294989f14c2b084d39c172064883c0"
-    "18ebe64c8941304c8b004c8941284c8b40104c894138e946ffffffc641100548897108ff6140"
+    "4889f0482b4128483b41300f8386000000488b41388a04303480844118751948833900740848ff0948897120"
+    "c3c641100148897108ff6140a88074135756514889f789d6ff5150595e5f84411874d0888188000000a82074"
+    "1f483b71207519575651488d5168be26000000ff5148595e5f4883796800741e8a8188000000224118241f74"
+    "9a4883390074a2c641100248897108ff6140c3488b41584c8b40084d85c074294989f14c2b084d39c1720648"
+    "83c018ebe64c8941304c8b004c8941284c8b40104c894138e944ffffffc641100548897108ff6140"
 )
+
+# Before each block: RDI = engine, RSI = address, EDX = size, RCX = user data. The table of blocks
+# is indexed by address; an entry is address, size, number of instructions, and all their marks.
+# What is not in it is counted by the lengths of its instructions, which lie behind the marks of
+# their range. A block with an unknown instruction, or a special one, or more instructions than are
+# left, is not let through.
+BLOCK_TEXT: Final = """
+        mov     rax, rsi
+        shr     rax, 12
+        xor     eax, esi
+        and     eax, 0xfff
+        shl     eax, 5
+        add     rax, [rcx + 144]            ; TABLE
+        cmp     [rax], rsi
+        jne     search
+        cmp     [rax + 8], edx
+        jne     search
+    known:
+        mov     r8, [rax + 24]
+        test    [rcx + 160], r8b            ; BLOCK_MASK
+        jnz     slow
+        mov     r8, [rcx]                   ; LEFT
+        sub     r8, [rax + 16]
+        jb      slow
+        mov     [rcx], r8                   ; LEFT
+        mov     [rcx + 152], rax            ; BLOCK
+        ret
+    slow:
+        mov     byte ptr [rcx + 16], 7      ; REASON = BLOCK
+        mov     [rcx + 8], rsi              ; RIP
+        jmp     qword ptr [rcx + 64]        ; EMU_STOP
+    search:
+        mov     r11, [rcx + 88]             ; RANGES
+    range:
+        mov     r10, [r11 + 8]
+        test    r10, r10
+        jz      slow
+        mov     r9, rsi
+        sub     r9, [r11]
+        cmp     r9, r10
+        jb      found
+        add     r11, 24
+        jmp     range
+    found:
+        mov     edx, edx
+        add     r9, rdx
+        cmp     r9, r10
+        ja      slow
+        mov     r8, [r11 + 16]
+        add     r8, rsi
+        lea     r9, [r8 + r10]
+        push    rdi
+        push    rbx
+        xor     r10d, r10d
+        xor     r11d, r11d
+        xor     ebx, ebx
+    next:
+        movzx   edi, byte ptr [r9 + r10]
+        test    edi, edi
+        jz      unknown
+        test    byte ptr [r8 + r10], 0x80
+        jz      unknown
+        or      r11b, [r8 + r10]
+        inc     ebx
+        add     r10d, edi
+        cmp     r10d, edx
+        jb      next
+        jne     unknown
+        and     r11d, 0x7f
+        mov     [rax], rsi
+        mov     [rax + 8], rdx
+        mov     [rax + 16], rbx
+        mov     [rax + 24], r11
+        pop     rbx
+        pop     rdi
+        jmp     known
+    unknown:
+        pop     rbx
+        pop     rdi
+        jmp     slow
+"""
+BLOCK: Final = bytes.fromhex(
+    "4889f048c1e80c31f025ff0f0000c1e005480381900000004839307531395008752c4c8b4018448481a00000"
+    "0075144c8b014c2b4010720b4c890148898198000000c3c641100748897108ff61404c8b59584d8b53084d85"
+    "d274e84989f14d2b0b4d39d172064983c318ebe689d24901d14d39d177cd4d8b43104901f04f8d0c10575345"
+    "31d24531db31db430fb63c1185ff743143f6041080742a470a1c10ffc34101fa4139d272e2751a4183e37f48"
+    "893048895008488958104c8958185b5fe95dffffff5b5fe977ffffff"
+)
+BLOCK_ENTRIES: Final = 4096
+BLOCK_ENTRY: Final = 32  # bytes
 
 # At a SYSCALL: RDI = engine, RSI = user data.
 SYSCALL_TEXT: Final = """
@@ -252,7 +347,9 @@ def machine_code_hooks() -> tuple[mmap.mmap, dict[str, int]] | None:
         return None
     base = host_address(memoryview(page))
     addresses = {}
-    for name, code in (("CODE", CODE), ("SYSCALL", SYSCALL), ("INTR", INTR), ("TLB", TLB_FILL)):
+    for name, code in {
+        "CODE": CODE, "BLOCK": BLOCK, "SYSCALL": SYSCALL, "INTR": INTR, "TLB": TLB_FILL,
+    }.items():  # fmt: skip
         addresses[name] = base + page.tell()
         page.write(code.ljust(len(code) + -len(code) % 16, b"\xcc"))
     return page, addresses
@@ -267,7 +364,7 @@ _TLB_HOOK = CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_vo
 class PythonHooks:
     """The same rules as Python functions. The tables are read where the machine code reads them."""
 
-    def __init__(self, control: Control, examine: Callable[[int], int]) -> None:
+    def __init__(self, control: Control, examine: Callable[[int, int], int]) -> None:
         words = control.words
         stop = ctypes.CFUNCTYPE(c_int, c_void_p)(words[Field.EMU_STOP])
         reg_read = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)(words[Field.REG_READ])
@@ -286,14 +383,14 @@ class PythonHooks:
             words[Field.RIP] = address
             stop(engine)
 
-        def on_code(engine: int, address: int, _size: int, _data: int) -> None:
+        def on_code(engine: int, address: int, size: int, _data: int) -> None:
             delta = lookup(words[Field.RANGES], address)
             if delta is None:
                 ends(engine, address, Reason.LOST)
                 return
             marks = ctypes.c_uint8.from_address((delta + address) % 2**64).value
             if not marks & Mark.EXAMINED:
-                marks = examine(address)
+                marks = examine(address, size)
             if marks & Mark.REPEAT and words[Field.PREVIOUS] == address:
                 value = c_uint64()
                 reg_read(engine, Register.RCX, ctypes.byref(value))

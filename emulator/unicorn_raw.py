@@ -22,6 +22,7 @@ TLB_VIRTUAL: Final = 1
 HOOK_INTR: Final = 1
 HOOK_INSN: Final = 2
 HOOK_CODE: Final = 4
+HOOK_BLOCK: Final = 8
 HOOK_MEM_INVALID: Final = 0x3F0
 HOOK_TLB_FILL: Final = 0x20000
 

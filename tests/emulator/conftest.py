@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from small_cpu import small_cpu
@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from emulator.unicorn_cpu import UnicornCpu
 
 
-@pytest.fixture(params=["machine-code", "python"])
+def eager(*arguments: Any, **options: Any) -> UnicornCpu:
+    """small_cpu that runs blocks as soon as it can, and single instructions one by one."""
+    cpu = small_cpu(*arguments, counting="block", **options)
+    cpu._blocks_from, cpu._chunks = 1, (1, 1)
+    return cpu
+
+
+@pytest.fixture(params=["machine-code", "python", "block"])
 def machine(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
     """small_cpu with hooks of each kind: the results must be the same."""
+    if request.param == "block":
+        return eager
     return partial(small_cpu, counting=request.param)

@@ -1,0 +1,327 @@
+"""Why a Unicorn engine has stopped, and how to go on where that is none of the caller's business.
+
+Faults are told with the boundary before the instruction, and with the kinds of emulator.fault.
+Exceptions by number: SDM volume 3, table 6-1.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from emulator import checks, fence
+from emulator.cpu import Stop, StopReason
+from emulator.disassembly import disassemble
+from emulator.fault import Fault, FaultKind
+from emulator.fence import Special
+from emulator.hooks import (
+    Field,
+    Mark,
+    Reason,
+)
+from emulator.memory import PAGE, Memory, Prot
+from emulator.page_tables import PageTables, denying
+from emulator.register_batch import NUMBERS, RegisterBatch
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers
+from emulator.unicorn_raw import (
+    CTL_TB_FLUSH,
+    MEM_FETCH,
+    MEM_WRITE,
+    Engine,
+    Error,
+    Register,
+    UnicornError,
+)
+from emulator.witness import Witness
+
+if TYPE_CHECKING:
+    import random
+
+    from emulator.code_marks import CodeMarks
+
+_NOWHERE: Final = 2**64 - 1  # no instruction is there
+_PHYSICAL: Final = 2**52 - 1
+_GO_ON: Final = 0  # outcomes that are no stop: run on; let one fenced instruction through;
+_LET_THROUGH: Final = -1  # or any address: run on until there
+
+# Exceptions by number (SDM volume 3, table 6-1). Page faults come another way.
+DEBUG: Final = 1
+_BREAKPOINT: Final = 3
+_LINUX_32: Final = 0x80
+_EXCEPTIONS: Final = {
+    0: (FaultKind.DIVIDE, ""),
+    13: (FaultKind.PRIVILEGED, ""),
+    16: (FaultKind.EXCEPTION, "x87 floating-point error"),
+    17: (FaultKind.EXCEPTION, "alignment check"),
+    19: (FaultKind.EXCEPTION, "SIMD floating-point exception"),
+}
+
+_WIDTHS: Final = {"byte": 1, "word": 2, "dword": 4, "qword": 8, "xword": 10, "xmmword": 16}
+_WIDEST: Final = 16  # bytes that one store writes
+_STOPPED_ON: Final = (
+    (Mark.GATE, StopReason.GATE),
+    (Mark.BREAK, StopReason.BREAK),
+    (Mark.WATCH, StopReason.WATCH),
+)
+
+
+class ExplainedStops:
+    """The part of a processor that reads the stops of its counting engine."""
+
+    memory: Memory
+    _random: random.Random
+    _marks: CodeMarks
+    _refused: dict[int, str]
+    _raised: BaseException | None
+    _witness: Witness | None
+    _rip: int
+    _asked: int
+    _words: memoryview[int]
+    _engine: Engine
+    _handle: int
+    _tables: PageTables
+    _batch: RegisterBatch
+
+    def save(self, registers: Registers) -> None:
+        """See `emulator.cpu.Cpu.save`."""
+        raise NotImplementedError
+
+    def flush_code(self, start: int, size: int) -> None:
+        """See `emulator.cpu.Cpu.flush_code`."""
+        raise NotImplementedError
+
+    def _explain(self, error: int) -> Stop:
+        """What stopped the engine; goes on where that was none of the caller's business."""
+        words = self._words
+        while True:
+            outcome = self._outcome(error)
+            if isinstance(outcome, Stop):
+                return outcome
+            if words[Field.LEFT] == 0:
+                return Stop(StopReason.COUNT, self._asked)
+            words[Field.REASON] = 0
+            if outcome == _LET_THROUGH:
+                error = self._let_through()
+                continue
+            if outcome:
+                # Blocks that exist go past the limit, and those that are made end there for ever.
+                self._engine.control(CTL_TB_FLUSH)
+            error = self._engine.start(self._rip, outcome)
+            if outcome:
+                self._engine.control(CTL_TB_FLUSH)
+                self._close()
+                if not error and not words[Field.REASON]:
+                    self._rip = self._engine.read(Register.RIP)
+                    error = self._engine.start(self._rip)
+
+    def _outcome(self, error: int) -> Stop | int:
+        """The stop, or how to go on."""
+        words = self._words
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        reason = words[Field.REASON]
+        if reason in (Reason.COUNT, Reason.MARK, Reason.LOST):
+            self._rip = words[Field.RIP]
+        else:
+            self._rip = self._engine.read(Register.RIP)
+        if reason == Reason.COUNT:
+            return _GO_ON if words[Field.LEFT] else Stop(StopReason.COUNT, self._asked)
+        if reason == Reason.MARK:
+            return self._marked(Mark(words[Field.MARKS] & words[Field.MASK]))
+        if reason == Reason.SYSCALL:
+            return Stop(StopReason.SYSCALL, self._asked - words[Field.LEFT])
+        if reason == Reason.INTERRUPT:
+            return self._exception(words[Field.NUMBER])
+        if error == Error.INSN_INVALID:
+            return self._invalid()
+        if error == Error.EXCEPTION:
+            return self._page_fault()
+        raise UnicornError(f"Unicorn ended a run at {self._rip:#x}, error {error}, reason {reason}")
+
+    def _fault(
+        self, kind: FaultKind, *, address: int | None = None, detail: str = "", tried: bool = True
+    ) -> Stop:
+        """A fault of the instruction at RIP; `tried` if it was let through and so counted."""
+        executed = self._asked - self._words[Field.LEFT] - tried
+        return Stop(StopReason.FAULT, executed, Fault(kind, self._rip, address, detail))
+
+    def _marked(self, marks: Mark) -> Stop | int:
+        for mark, reason in _STOPPED_ON:
+            if marks & mark:
+                return Stop(reason, self._asked - self._words[Field.LEFT])
+        if marks & Mark.REFUSED:
+            detail = self._refused[self._rip]
+            return self._fault(FaultKind.REFUSED, detail=detail, tried=False)
+        code = self._marks.code(self._rip)
+        special = fence.classify(code)
+        if special is Special.FOREIGN:
+            name = fence.name(code, self._rip)
+            return self._fault(FaultKind.REFUSED, detail=name, tried=False)
+        if special is Special.PORT:
+            name = fence.name(code, self._rip)
+            return self._fault(FaultKind.PRIVILEGED, detail=name, tried=False)
+        if special in (Special.ALIGNED, Special.MXCSR, Special.X87):
+            registers = Registers()
+            self.save(registers)
+            objection = checks.objection(special, code, registers, self.memory)
+            if objection is None:
+                return _LET_THROUGH
+            kind, why = objection
+            detail = f"{fence.name(code, self._rip)}: {why}"
+            return self._fault(kind, detail=detail, tried=False)
+        if special is Special.RANDOM:
+            self._draw(fence.random(code))
+        else:
+            self._marks.forget(self._rip, 1)  # other code was written there
+        return _GO_ON
+
+    def _let_through(self) -> int:
+        """Executes the fenced instruction at RIP; returns the error."""
+        words = self._words
+        mask, left = words[Field.MASK], words[Field.LEFT]
+        words[Field.MASK], words[Field.LEFT] = mask & ~int(Mark.FENCE), 1
+        error = self._engine.start(self._rip)
+        words[Field.MASK] = mask
+        words[Field.LEFT] += left - 1
+        return error
+
+    def _draw(self, instruction: fence.Random) -> None:
+        """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
+        engine, number = self._engine, NUMBERS[GENERAL[instruction.register]]
+        value = self._random.getrandbits(instruction.bits)
+        if instruction.bits == 16:
+            value |= engine.read(number) & ~0xFFFF
+        engine.write(number, value)
+        flags = engine.read(Register.RFLAGS) & ~ARITHMETIC_FLAGS
+        engine.write(Register.RFLAGS, flags | Flags.CF)
+        self._rip += instruction.size
+        self._words[Field.LEFT] -= 1
+        self._words[Field.PREVIOUS] = _NOWHERE
+
+    def _invalid(self) -> Stop:
+        code = self._marks.code(self._rip)
+        if fence.is_undefined(code):
+            return self._fault(FaultKind.INVALID)
+        decoded = disassemble(code, self._rip, 1)
+        if decoded:
+            return self._fault(FaultKind.REFUSED, detail=decoded[0].text)
+        return self._fault(FaultKind.INVALID, detail=fence.name(code, self._rip))
+
+    def _exception(self, number: int) -> Stop:
+        self._forget_exception()
+        pc = self._words[Field.PREVIOUS]
+        if number == DEBUG:
+            # RFLAGS.TF: a trap, the instruction before RIP was executed.
+            detail = "single-step trap"
+            return self._fault(FaultKind.EXCEPTION, detail=detail, tried=False)
+        if self._rip == pc:
+            kind, detail = _EXCEPTIONS.get(number, (FaultKind.EXCEPTION, f"exception {number}"))
+            return self._fault(kind, detail=detail)
+        # A software interrupt, which Unicorn reports from behind it.
+        self._rip = pc
+        if number == _BREAKPOINT:
+            return self._fault(FaultKind.BREAKPOINT)
+        detail = f"int {number:#x}"
+        if number == _LINUX_32:
+            return self._fault(FaultKind.REFUSED, detail=f"{detail}: a 32-bit system call")
+        return self._fault(FaultKind.PRIVILEGED, detail=detail)
+
+    def _forget_exception(self) -> None:
+        """Unicorn never ends an exception: the next one would be a double fault to it."""
+        self._batch.read(self._handle)
+        self._engine.restore_context()
+        self._batch.write(self._handle)
+
+    def _page_fault(self) -> Stop | int:
+        page, access = self._words[Field.PAGE], self._words[Field.ACCESS]
+        if access == MEM_FETCH:
+            return self._fetch_fault(page)
+        assert self._rip == self._words[Field.PREVIOUS], "a fault away from the boundary"
+        address = self._accessed(page)
+        assert address is not None, "a fault that did not come again"
+        if not _is_canonical(page):
+            # A general protection fault, which has no address (SDM volume 3, 6.15).
+            detail = f"non-canonical address {page | address % PAGE:#x}"
+            return self._fault(FaultKind.PRIVILEGED, detail=detail)
+        # The witness sees a physical address, of which there are 52 bits.
+        assert not (address ^ page) & _PHYSICAL & -PAGE, "a fault that came again elsewhere"
+        address = page | address % PAGE
+        if page in self._tables.code_pages:
+            return self._write_code(address)
+        mapped = self.memory.find(address) is not None
+        if access == MEM_WRITE:
+            kind = FaultKind.WRITE_PROTECTED if mapped else FaultKind.WRITE
+        else:
+            kind = FaultKind.READ_PROTECTED if mapped else FaultKind.READ
+        return self._fault(kind, address=address)
+
+    def _accessed(self, page: int) -> int | None:
+        """Which address in `page` the instruction at RIP failed to access."""
+        if self._witness is None:
+            regions = self._tables.regions
+            self._witness = Witness((region, denying(region.prot)) for region in regions)
+        self._batch.read(self._handle)
+        # A store across the page's start: in plain mode Unicorn writes what lies before it.
+        before = self.memory.find(page - 1)
+        kept = self.memory.read(page - _WIDEST, _WIDEST) if before is not None else b""
+        address = self._witness.address(self._rip, self._batch)
+        if kept:
+            self.memory.write(page - _WIDEST, kept)
+        return address
+
+    def _fetch_fault(self, page: int) -> Stop | int:
+        if self._words[Field.LEFT] == 0:
+            return Stop(StopReason.COUNT, self._asked)
+        region = self.memory.find(page)
+        if region is not None and Prot.EXEC | Prot.WRITE in region.prot:
+            assert page not in self._tables.code_pages
+            self._tables.code_pages.add(page)
+            self._tables.tell()
+            return _GO_ON
+        address = self._rip
+        if address & -PAGE != page:
+            # Unicorn translates ahead, here into a page that it cannot have. Until the jump that
+            # may come before that page, one instruction is translated at a time.
+            code = self._marks.code(address)[: page - address]
+            decoded = disassemble(code, address, 1)
+            if decoded:
+                return address + decoded[0].size
+            address = page
+        elif self._marks.has(address, Mark.GATE):
+            return Stop(StopReason.GATE, self._asked - self._words[Field.LEFT])
+        mapped = self.memory.find(address) is not None
+        kind = FaultKind.FETCH_PROTECTED if mapped else FaultKind.FETCH
+        return self._fault(kind, address=address, tried=False)
+
+    def _write_code(self, address: int) -> Stop | int:
+        """Lets one instruction write to a page that has been executed.
+
+        Unicorn would notice the write, too, but where the written code is in the block that writes
+        it starts the instruction anew, and it would count twice.
+        """
+        decoded = disassemble(self._marks.code(self._rip), self._rip, 1)
+        if not decoded:
+            return self._fault(FaultKind.REFUSED, detail="self-modifying code")
+        instruction = decoded[0]
+        operand = re.search(r"(\w+) ptr", instruction.text)
+        width = _WIDTHS.get(operand[1], 1024) if operand else 8  # FXSAVE; PUSH and CALL
+        if self._rip - width < address < self._rip + instruction.size:
+            return self._fault(FaultKind.REFUSED, detail=f"{instruction.text} writes over itself")
+        page = address & -PAGE
+        self._tables.open = {page, page + PAGE} & self._tables.code_pages
+        self._tables.tell()
+        self._words[Field.LEFT] += 1
+        return self._rip + instruction.size
+
+    def _close(self) -> None:
+        tables = self._tables
+        for page in tables.open:
+            self.flush_code(page, PAGE)
+        if tables.open:
+            tables.open = set()
+            tables.tell()
+
+
+def _is_canonical(address: int) -> bool:
+    return (address + 2**47) % 2**64 < 2**48
