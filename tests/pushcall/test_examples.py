@@ -53,8 +53,8 @@ def final_state(rt: Runtime, out: Outcome) -> dict[str, object]:
 @pytest.mark.parametrize("name", NAMES)
 def test_preempted_at_every_boundary_it_ends_as_if_never_preempted(name: str, go: str) -> None:
     goroutines = 3 if "goroutines=" in short(name) else 1
-    left_alone = run(short(name), go=go, goroutines=goroutines, procs=1, never=True)
-    preempted = run(short(name), go=go, goroutines=goroutines, procs=1, every=1)
+    left_alone = run(short(name), EXAMPLES, go=go, goroutines=goroutines, procs=1, never=True)
+    preempted = run(short(name), EXAMPLES, go=go, goroutines=goroutines, procs=1, every=1)
     rt, out = preempted
     assert final_state(*preempted) == final_state(*left_alone)
     assert (out.failed, out.losses, out.status) == ([], [], 0)
@@ -71,7 +71,7 @@ def test_preempted_at_every_boundary_it_ends_as_if_never_preempted(name: str, go
 @pytest.mark.parametrize("go", ["1.14", "1.22", "1.27"])
 @pytest.mark.parametrize("name", NAMES)
 def test_check_says_preserved(name: str, go: str) -> None:
-    result = check(short(name), go=go)
+    result = check(short(name), EXAMPLES, go=go)
     assert result.verdict == "preserved"
     assert result.ok
     assert result.points + result.unsafe == result.boundaries > 30
