@@ -60,6 +60,10 @@ def dropg(rt: Runtime) -> None:
 @named
 def globrunqput(rt: Runtime, gp: G) -> None:
     """Puts gp at the tail of the global queue."""
+    _append(rt, gp)
+
+
+def _append(rt: Runtime, gp: G) -> None:
     gp.schedlink = 0
     if rt.sched.runq_tail:
         rt.g(rt.sched.runq_tail).schedlink = gp.address
@@ -98,14 +102,20 @@ def _slot(pp: P, index: int) -> int:
 
 
 def runqput(rt: Runtime, pp: P, gp: G, *, runnext: bool = False) -> None:
-    """Puts gp on the P's queue; as runnext it runs next, and what was that joins the tail."""
+    """Puts gp on the P's queue; as runnext it runs next, and what was that joins the tail.
+
+    From a full queue, half goes to the global one, and gp behind it (runqputslow).
+    """
     address = gp.address
     if runnext:
         address, pp.runnext = pp.runnext, address
         if not address:
             return
     if (pp.runqtail - pp.runqhead) & 0xFFFF_FFFF >= RUNQ_SIZE:
-        globrunqput(rt, rt.g(address))
+        half = [rt.memory.u64(_slot(pp, pp.runqhead + i)) for i in range(RUNQ_SIZE // 2)]
+        pp.runqhead += len(half)
+        for moved in (*half, address):
+            _append(rt, rt.g(moved))
         return
     rt.memory.put_u64(_slot(pp, pp.runqtail), address)
     pp.runqtail += 1
@@ -130,9 +140,9 @@ def runqempty(pp: P) -> bool:
 
 
 def stealWork(rt: Runtime, pp: P) -> G | None:
-    """Takes half of another P's queue, or its runnext; Ps in rising order from the next one.
+    """Takes half of another P's queue and runs the last of it, or takes its runnext.
 
-    Go begins at a random P; a fixed order keeps runs the same.
+    Other Ps in rising order: Go begins at a random one, a fixed order keeps runs the same.
     """
     others = rt.allp[pp.id + 1 :] + rt.allp[: pp.id]
     for last_try in (False, True):
@@ -144,11 +154,12 @@ def stealWork(rt: Runtime, pp: P) -> G | None:
                 gp = rt.g(p2.runnext)
                 p2.runnext = 0
                 return gp
-            for i in range(n):
-                runqput(rt, pp, rt.g(rt.memory.u64(_slot(p2, p2.runqhead + i))))
+            stolen = [rt.g(rt.memory.u64(_slot(p2, p2.runqhead + i))) for i in range(n)]
             p2.runqhead += n
-            if n:
-                return runqget(rt, pp)[0]
+            if stolen:
+                for gp in stolen[:-1]:
+                    runqput(rt, pp, gp)
+                return stolen[-1]
     return None
 
 
