@@ -73,12 +73,14 @@ def static_verdict(table: FuncTable, pc: int, version: GoVersion) -> Verdict:
         return Verdict(False, Reason.NOT_GO)
     value, start = function.pcdatavalue2(PCDATA_UnsafePoint, pc)
     name = function.name
-    if value == UnsafePointUnsafe or (value != UnsafePointSafe and not version.restarts):
+    if value == UnsafePointUnsafe or (value != UnsafePointSafe and version.only_marked_safe):
         return Verdict(False, Reason.UNSAFE_POINT, function=name)
     if not function.has_locals_pointer_maps or function.is_assembly:
         return Verdict(False, Reason.ASSEMBLY, function=name)
     if function.innermost_name(pc).startswith(version.never_preempted_packages):
         return Verdict(False, Reason.PACKAGE, function=name)
+    if not version.restarts:
+        return Verdict(True, Reason.SAFE, pc, name)
     if value in (UnsafePointRestart1, UnsafePointRestart2):
         if start == 0 or start > pc or pc - start > MAX_RESTART_DISTANCE:
             raise BadRestartPCError(f"bad restart PC {start:#x} for {pc:#x} in {name}")

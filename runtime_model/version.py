@@ -46,11 +46,19 @@ class GoVersion:
 
     @cached_property
     def restarts(self) -> bool:
-        """Whether isAsyncSafePoint accepts restart sequences; from 1.14 to 1.17 only -1 is safe.
+        """Whether isAsyncSafePoint accepts restart sequences: since 1.18.
 
         The compiler never emits them on amd64, in any version.
         """
         return self.number >= (1, 18)
+
+    @cached_property
+    def only_marked_safe(self) -> bool:
+        """Whether all values of table 0 but -1 are unsafe: from 1.15 to 1.17.
+
+        In 1.14 the table holds indices of register maps; of these -2 alone is unsafe.
+        """
+        return (1, 15) <= self.number <= (1, 17)
 
     @cached_property
     def asyncpreemptoff_in_handler(self) -> bool:
