@@ -83,6 +83,7 @@ class Outcome:
     slices: list[Slice] = field(default_factory=list)
     path: list[Event] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    as_compiled: bool = False  # assembly functions were preempted as if Go had compiled them
     starved: bool = False  # the budget ran out: somebody may have waited in vain
     expected: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # expectations that do not hold
@@ -175,6 +176,7 @@ def run(
     for piece in out.slices:
         if piece.end < 0:
             piece.end = machine.now
+    out.as_compiled = not program.config.as_assembly and out.preemptions > 0
     out.expected = [expectation.text for expectation in program.expectations]
     out.failed = _unmet(program, out)
     return rt, out

@@ -278,6 +278,11 @@ def run_report(rt: Runtime, out: Outcome) -> Iterable[str]:
     elif out.resumed:
         times = f"each of {out.resumed} preemptions" if out.resumed > 1 else "the preemption"
         yield f"+ after {times} every register and the stack survived"
+    if out.as_compiled:
+        yield (
+            "The snippet counts as compiled Go code; assembly functions Go itself never preempts "
+            "(--as-assembly)"
+        )
     if out.interrupted:
         yield "! interrupted: this is what is known so far"
 
