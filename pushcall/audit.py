@@ -8,6 +8,7 @@ but memmove, memclr or a hash run on whatever sizes a program hands them.
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from pushcall.control_flow import Loop
     from runtime_model.moduledata import GoBinary
-    from runtime_model.pclntab import GoFunc
+    from runtime_model.pclntab import Frame, GoFunc
     from runtime_model.safepoints import VerdictRange
     from runtime_model.version import GoVersion
 
@@ -177,13 +178,20 @@ class Auditor:
             each.ip: None if where.verdict.safe else where.verdict.reason
             for each, where in _with_ranges(instructions, ranges)
         }
-        return [
-            self._finding(function, loop, reasons)
-            for loop in loops(instructions, lambda ip: reasons[ip] is not None, self._program)
-        ]
+        found = loops(instructions, lambda ip: reasons[ip] is not None, self._program)
+        places = {
+            at: function.frames(at)[-1] for at in {a for loop in found for a in loop.addresses}
+        }
+        return [self._finding(function, loop, reasons, places) for loop in found]
 
-    def _finding(self, function: GoFunc, loop: Loop, reasons: dict[int, Reason | None]) -> Finding:
-        places = [function.frames(address)[-1] for address in loop.addresses]
+    def _finding(
+        self,
+        function: GoFunc,
+        loop: Loop,
+        reasons: dict[int, Reason | None],
+        frames: dict[int, Frame],
+    ) -> Finding:
+        places = [frames[address] for address in loop.addresses]
         file = places[0].file
         lines = [place.line for place in places if place.file == file]
         reason = Counter(reasons[at] for at in loop.addresses).most_common(1)[0][0]
@@ -309,6 +317,7 @@ _worker: list[Work] = []
 def _start_worker(
     path: Path, version: GoVersion | None, package: str | None, include_runtime: bool
 ) -> None:
+    gc.disable()
     _worker[:] = [Work(open_binary(path, version), package, include_runtime)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,8 @@ def audit(
     from pushcall.program import UsageError
     from pushcall.sarif import to_sarif
     from pushcall.show import progress, show
+
+    gc.disable()  # what an audit makes has no cycles, and looking for them costs a fifth of it
 
     def audited(path: Path) -> auditing.Audit:
         with progress("functions") as report:

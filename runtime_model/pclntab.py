@@ -34,6 +34,8 @@ _NO_FUNCDATA: Final = 0xFFFF_FFFF
 _MOST_TABLES: Final = 64  # PCDATA tables of a function; Go has five
 _CACHED_TABLES: Final = 1 << 15
 
+_END: Final = 1 << 62
+
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 
@@ -153,7 +155,7 @@ INLINED_CALL_20: Final = InlinedCallLayout(16, 4, 8)
 class PcValues:
     """A decoded PC-value table: value i holds up to `ends[i]`, counted from the function's entry.
 
-    It begins at the entry; behind the last end it says nothing.
+    It begins at the entry and no run is empty; behind the last end it says nothing.
     """
 
     ends: Sequence[int]
@@ -163,6 +165,9 @@ class PcValues:
         """The index of the run that holds the offset, or None behind the last one."""
         index = bisect.bisect_right(self.ends, offset)
         return index if index < len(self.ends) else None
+
+
+_NOTHING: Final = PcValues((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,8 +419,9 @@ class Pclntab:
                 pc += step
                 if pc > size or (step == 0 and at - start > 4 * size + 64):
                     raise self.error(f"a PC-value table goes past its function's {size}", start)
-                ends.append(pc)
-                values.append(value)
+                if step:  # what is empty holds at no PC
+                    ends.append(pc)
+                    values.append(value)
         except IndexError:
             raise self.error("a PC-value table has no end", start) from None
         if any(not -(1 << 31) <= each < 1 << 31 for each in (min(values), max(values))):
@@ -646,23 +652,23 @@ class SettledFunc:
 
     def runs(self, end: int) -> list[tuple[int, tuple[int, int]]]:
         """Where the answers change, up to `end`: (PC, (UnsafePoint, index of the inlined call))."""
-        tables = [t or PcValues((), ()) for t in (self._points, self._calls)]
-        points, calls = tables
-        if not points.ends and not calls.ends:
+        points, calls, size = self._points, self._calls, end - self.entry
+        if points is None and calls is None:
             return [(self.entry, (-1, -1))]
-        size = end - self.entry
+        # Behind the last run of a table nothing is said: a run of -1 without an end.
+        points, calls = points or _NOTHING, calls or _NOTHING
+        point_ends, point_values = (*points.ends, _END), (*points.values, -1)
+        call_ends, call_values = (*calls.ends, _END), (*calls.values, -1)
         found = []
-        point = call = 0
-        for offset in sorted({0, *points.ends, *calls.ends}):
-            if offset >= size:
-                break
-            while point < len(points.ends) and points.ends[point] <= offset:
+        point = call = start = 0
+        while start < size:
+            found.append((self.entry + start, (point_values[point], call_values[call])))
+            point_end, call_end = point_ends[point], call_ends[call]
+            start = min(point_end, call_end)
+            if point_end == start:
                 point += 1
-            while call < len(calls.ends) and calls.ends[call] <= offset:
+            if call_end == start:
                 call += 1
-            value = points.values[point] if point < len(points.ends) else -1
-            index = calls.values[call] if call < len(calls.ends) else -1
-            found.append((self.entry + offset, (value, index)))
         return found
 
 

@@ -14,7 +14,7 @@ import capstone
 import keystone
 import unicorn
 from capstone.x86 import X86_OP_MEM, X86_REG_RIP
-from unicorn.x86_const import UC_X86_REG_FS_BASE, UC_X86_REG_RSP
+from unicorn.x86_const import UC_X86_REG_FS_BASE, UC_X86_REG_RIP, UC_X86_REG_RSP
 
 from runtime_model import layout
 
@@ -28,6 +28,7 @@ STACK = BASE + 0x100000
 STACK_SIZE = 0x40000
 OUT = BASE + 0x1000000
 BATCH = 0x40000  # PCs a run
+TIMEOUT = 10_000_000  # microseconds: a runtime that throws never returns
 _Grunning = 2
 _Prunning = 1
 ASYNC_PREEMPT_STACK = 472
@@ -114,13 +115,12 @@ class Oracle:
     def __init__(self, binary: GoBinary) -> None:
         where = layout.load(binary.version.number)
         uc = self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        mapped: set[int] = set()
-        for segment in binary.elf.segments:
-            start = segment.address // PAGE * PAGE
-            for page in range(start, segment.address + segment.size, PAGE):
-                if page not in mapped:
-                    mapped.add(page)
-                    uc.mem_map(page, PAGE)
+        mapped = 0
+        for segment in sorted(binary.elf.segments, key=lambda s: s.address):
+            start = max(mapped, segment.address // PAGE * PAGE)
+            mapped = max(mapped, (segment.address + segment.size + PAGE - 1) // PAGE * PAGE)
+            if mapped > start:
+                uc.mem_map(start, mapped - start)
             if segment.file_size:
                 data = binary.elf.view(segment.address, segment.file_size)
                 uc.mem_write(segment.address, bytes(data))
@@ -169,7 +169,10 @@ class Oracle:
             last = min(end, first + BATCH)
             self.uc.mem_write(STATE, struct.pack("<QQQ", first, last, OUT))
             self.uc.reg_write(UC_X86_REG_RSP, STACK + STACK_SIZE - 1024)
-            self.uc.emu_start(CODE, self.end)
+            self.uc.emu_start(CODE, self.end, timeout=TIMEOUT)
+            done = struct.unpack("<Q", self.uc.mem_read(STATE, 8))[0]
+            rip = self.uc.reg_read(UC_X86_REG_RIP)
+            assert (rip, done) == (self.end, last), f"at {rip:#x}, asked about {done:#x}"
             data = self.uc.mem_read(OUT, (last - first) * 16)
             answers += [(bool(safe), resume) for resume, safe in struct.iter_unpack("<QQ", data)]
         return answers
