@@ -25,6 +25,7 @@ from emulator.cpu import Stop, StopReason
 from emulator.fault import Fault, FaultKind
 from emulator.hooks import (
     ARMED,
+    CODES,
     DISARMED,
     Control,
     Field,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from emulator.memory import Region
+    from emulator.recording import Recorder
     from emulator.witness import Witness
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
@@ -108,10 +110,13 @@ class CountingCpu(ExplainedStops):
         self._rip = 0
         self._asked = 0  # instructions that the current run will have completed when LEFT is 0
         self._live = 0  # the engine that holds the registers, or 0: they are in the batch
-        self._blocks_from = _FOREVER  # runs of so many instructions may be left to _run_blocks
-        self._control = Control()
+        self._unrecorded = self._blocks_from = (
+            _FOREVER + 1
+        )  # runs of so many instructions are left to _run_otherwise
+        self._recorder: Recorder | None = None
+        self.control = self._control = Control()
         self._words = self._control.words
-        self._engine = Engine()
+        self.engine = self._engine = Engine()
         self._handle = self._engine.handle
         enter_user_mode(self._engine)
         self._kept: list[object] = []
@@ -131,7 +136,7 @@ class CountingCpu(ExplainedStops):
     def _add_hooks(self, counting: str | None) -> str:
         examine = CFUNCTYPE(c_uint64, c_uint64, c_uint32)(self._examine)
         self._words[Field.EXAMINE] = _address(examine)
-        machine = machine_code_hooks() if counting != "python" else None
+        machine = machine_code_hooks(CODES) if counting != "python" else None
         if machine is not None:
             page, self._addresses = machine
             self._kept += [examine, page]
@@ -246,14 +251,15 @@ class CountingCpu(ExplainedStops):
         """
         if count <= 0:
             return Stop(StopReason.COUNT, 0)
-        if self._objection is not None:
-            return Stop(StopReason.FAULT, 0, self._objection)
-        if count >= self._blocks_from:
-            return self._run_blocks(min(count, _FOREVER), armed)
         if self._live != self._handle:
-            self._enter(self._engine)
+            if self._objection is not None:
+                return Stop(StopReason.FAULT, 0, self._objection)
+            if count < self._blocks_from:
+                self._enter(self._engine)
+        if count >= self._blocks_from:
+            return self._run_otherwise(min(count, _FOREVER), armed)
         words = self._words
-        words[_LEFT] = self._asked = min(count, _FOREVER)
+        words[_LEFT] = self._asked = count
         words[_MASK] = ARMED if armed else DISARMED
         words[_REASON] = 0
         words[_PREVIOUS] = _NOWHERE
@@ -263,8 +269,48 @@ class CountingCpu(ExplainedStops):
             return _ONE if count == 1 else Stop(StopReason.COUNT, count)
         return self._explain(error)
 
-    def _run_blocks(self, count: int, armed: bool) -> Stop:
-        raise NotImplementedError
+    def record(self, recorder: Recorder | None) -> None:
+        """Has everything that is executed recorded, or nothing any more; `Recorder` calls this."""
+        if recorder is not None and self._recorder is not None:
+            raise RuntimeError("this processor is being recorded already")
+        if recorder is None:
+            self._blocks_from = self._unrecorded
+        else:
+            self._unrecorded, self._blocks_from = self._blocks_from, 0
+        self._recorder = recorder
+
+    def _run_otherwise(self, count: int, armed: bool) -> Stop:
+        """A run that is recorded, in as many pieces as the recorder needs."""
+        recorder = self._recorder
+        if recorder is None:
+            return self.run(count, armed=armed)
+        self._words[_MASK] = ARMED if armed else DISARMED
+        done = 0
+        while True:
+            if not recorder.room:
+                recorder.collect()
+            stop = self._run_singly(done, min(count - done, recorder.room))
+            if stop is not None:
+                return stop
+            done = self._asked
+            if done == count:
+                return Stop(StopReason.COUNT, count)
+
+    def _run_singly(self, done: int, count: int) -> Stop | None:
+        """Executes up to `count` instructions after `done` others; None if it did."""
+        words = self._words
+        words[_LEFT] = count
+        words[_REASON] = 0
+        words[_PREVIOUS] = _NOWHERE
+        self._asked = done + count
+        if self._live != self._handle:
+            self._enter(self._engine)
+        error = self._engine.start(self._rip)
+        if words[_REASON] == _COUNT and not error and self._raised is None:
+            self._rip = words[_RIP]
+            return None
+        stop = self._explain(error)
+        return None if stop.reason is StopReason.COUNT else stop
 
     # Callbacks of the engine. What they raise is kept and raised when the run has ended.
 

@@ -84,6 +84,8 @@ class Field(IntEnum):
     TABLE = 18  # address of the table of blocks
     BLOCK = 19  # address of the entry of the block that was let through last, 0 at first
     BLOCK_MASK = 20  # marks that a block that is let through must not have
+    RECORD = 21  # address of what is called before each counted instruction, or 0
+    RECORD_BLOCK = 22  # and of what it works on
 
 
 # Before each instruction. A REP string instruction comes by once more after its last iteration,
@@ -104,7 +106,11 @@ CODE_TEXT: Final = """
         je      spent
         dec     qword ptr [rcx]
         mov     [rcx + 32], rsi             ; PREVIOUS
+        cmp     qword ptr [rcx + 168], 0    ; RECORD
+        jne     record
         ret
+    record:
+        jmp     qword ptr [rcx + 168]       ; RECORD
     spent:
         mov     byte ptr [rcx + 16], 1      ; REASON = COUNT
         mov     [rcx + 8], rsi              ; RIP
@@ -177,11 +183,12 @@ CODE_TEXT: Final = """
         jmp     qword ptr [rcx + 64]        ; EMU_STOP
 """
 CODE: Final = bytes.fromhex(
-    "4889f0482b4128483b41300f8386000000488b41388a04303480844118751948833900740848ff0948897120"
-    "c3c641100148897108ff6140a88074135756514889f789d6ff5150595e5f84411874d0888188000000a82074"
-    "1f483b71207519575651488d5168be26000000ff5148595e5f4883796800741e8a8188000000224118241f74"
-    "9a4883390074a2c641100248897108ff6140c3488b41584c8b40084d85c074294989f14c2b084d39c1720648"
-    "83c018ebe64c8941304c8b004c8941284c8b40104c894138e944ffffffc641100548897108ff6140"
+    "4889f0482b4128483b41300f8396000000488b41388a04303480844118752948833900741848ff0948897120"
+    "4883b9a8000000007501c3ffa1a8000000c641100148897108ff6140a88074135756514889f789d6ff515059"
+    "5e5f84411874c0888188000000a820741f483b71207519575651488d5168be26000000ff5148595e5f488379"
+    "6800741e8a8188000000224118241f748a4883390074a2c641100248897108ff6140c3488b41584c8b40084d"
+    "85c074294989f14c2b084d39c172064883c018ebe64c8941304c8b004c8941284c8b40104c894138e934ffff"
+    "ffc641100548897108ff6140"
 )
 
 # Before each block: RDI = engine, RSI = address, EDX = size, RCX = user data. The table of blocks
@@ -321,6 +328,11 @@ TLB_FILL: Final = bytes.fromhex(
 )
 
 
+CODES: Final = {
+    "CODE": CODE, "BLOCK": BLOCK, "SYSCALL": SYSCALL, "INTR": INTR, "TLB": TLB_FILL,
+}  # fmt: skip
+
+
 class Control:
     """The control block: `words` indexed by Field, at host address `address`."""
 
@@ -337,8 +349,8 @@ def host_address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-def machine_code_hooks() -> tuple[mmap.mmap, dict[str, int]] | None:
-    """The hooks as machine code, the memory that holds them, or None where that is impossible."""
+def machine_code_hooks(codes: dict[str, bytes]) -> tuple[mmap.mmap, dict[str, int]] | None:
+    """Memory that holds machine code, and where each piece lies; None where that is impossible."""
     if sys.platform == "win32" or platform.machine() not in ("x86_64", "AMD64", "amd64"):
         return None
     try:
@@ -347,15 +359,13 @@ def machine_code_hooks() -> tuple[mmap.mmap, dict[str, int]] | None:
         return None
     base = host_address(memoryview(page))
     addresses = {}
-    for name, code in {
-        "CODE": CODE, "BLOCK": BLOCK, "SYSCALL": SYSCALL, "INTR": INTR, "TLB": TLB_FILL,
-    }.items():  # fmt: skip
+    for name, code in codes.items():
         addresses[name] = base + page.tell()
         page.write(code.ljust(len(code) + -len(code) % 16, b"\xcc"))
     return page, addresses
 
 
-_CODE_HOOK = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
+CODE_HOOK = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 _SYSCALL_HOOK = CFUNCTYPE(None, c_void_p, c_void_p)
 _INTR_HOOK = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 _TLB_HOOK = CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
@@ -383,7 +393,7 @@ class PythonHooks:
             words[Field.RIP] = address
             stop(engine)
 
-        def on_code(engine: int, address: int, size: int, _data: int) -> None:
+        def on_code(engine: int, address: int, size: int, data: int) -> None:
             delta = lookup(words[Field.RANGES], address)
             if delta is None:
                 ends(engine, address, Reason.LOST)
@@ -405,6 +415,8 @@ class PythonHooks:
             else:
                 words[Field.LEFT] -= 1
                 words[Field.PREVIOUS] = address
+                if words[Field.RECORD]:
+                    CODE_HOOK(words[Field.RECORD])(engine, address, size, data)
 
         def on_syscall(engine: int, _data: int) -> None:
             words[Field.REASON] = Reason.SYSCALL
@@ -426,7 +438,7 @@ class PythonHooks:
             return True
 
         self._callbacks = {
-            "CODE": _CODE_HOOK(on_code),
+            "CODE": CODE_HOOK(on_code),
             "SYSCALL": _SYSCALL_HOOK(on_syscall),
             "INTR": _INTR_HOOK(on_interrupt),
             "TLB": _TLB_HOOK(on_tlb_fill),

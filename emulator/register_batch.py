@@ -23,18 +23,18 @@ NUMBERS: Final[dict[str, int]] = (
 class RegisterBatch:
     """A block of registers that engines read and write; RIP, which starts a run, is left out."""
 
-    def __init__(self) -> None:
-        self.block = bytearray(SIZE)
-        base = host_address(memoryview(self.block))
+    def __init__(self, block: memoryview | None = None) -> None:
+        self.block = memoryview(bytearray(SIZE)) if block is None else block
+        base = host_address(self.block)
         count = len(NUMBERS)
         self._numbers = (c_int * count)(*NUMBERS.values())
         self._places = (c_void_p * count)(*(base + LAYOUT[name][0] for name in NUMBERS))
-        self._arguments = (addressof(self._numbers), addressof(self._places), count)
+        self.arguments = (addressof(self._numbers), addressof(self._places), count)
 
     def read(self, engine: int) -> None:
         """Fills the block from an engine, given by its handle."""
-        check(library.uc_reg_read_batch(engine, *self._arguments), "uc_reg_read_batch")
+        check(library.uc_reg_read_batch(engine, *self.arguments), "uc_reg_read_batch")
 
     def write(self, engine: int) -> None:
         """Sets an engine's registers to what the block says."""
-        check(library.uc_reg_write_batch(engine, *self._arguments), "uc_reg_write_batch")
+        check(library.uc_reg_write_batch(engine, *self.arguments), "uc_reg_write_batch")

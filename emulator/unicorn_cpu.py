@@ -94,7 +94,9 @@ class UnicornCpu(CountingCpu):
         fast.keep_context()
         return fast
 
-    def _run_blocks(self, count: int, armed: bool) -> Stop:
+    def _run_otherwise(self, count: int, armed: bool) -> Stop:
+        if self._recorder is not None:
+            return super()._run_otherwise(count, armed)
         fast = self._fast
         if fast is None:
             fast = self._fast = self._open_fast()
@@ -125,21 +127,6 @@ class UnicornCpu(CountingCpu):
             left = count - self._asked
             if left == 0:
                 return Stop(StopReason.COUNT, count)
-
-    def _run_singly(self, done: int, count: int) -> Stop | None:
-        """Executes up to `count` single instructions after `done`; None if it did."""
-        words = self._words
-        words[Field.LEFT] = count
-        words[Field.REASON] = 0
-        words[Field.PREVIOUS] = _NOWHERE
-        self._asked = done + count
-        self._enter(self._engine)
-        error = self._engine.start(self._rip)
-        if words[Field.REASON] == Reason.COUNT and not error and self._raised is None:
-            self._rip = words[Field.RIP]
-            return None
-        stop = self._explain(error)
-        return None if stop.reason is StopReason.COUNT else stop
 
     def _ended(self, fast: Engine, error: int, count: int) -> Stop | None:
         """What ended a run of blocks; None if it ended on a boundary to go on from singly."""

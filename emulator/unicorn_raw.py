@@ -23,6 +23,7 @@ HOOK_INTR: Final = 1
 HOOK_INSN: Final = 2
 HOOK_CODE: Final = 4
 HOOK_BLOCK: Final = 8
+HOOK_MEM_WRITE: Final = 0x800
 HOOK_MEM_INVALID: Final = 0x3F0
 HOOK_TLB_FILL: Final = 0x20000
 
@@ -115,6 +116,8 @@ for _name, _types in {
     "uc_reg_read_batch": (c_void_p, c_void_p, c_void_p, c_int),
     "uc_reg_write_batch": (c_void_p, c_void_p, c_void_p, c_int),
     "uc_mem_map_ptr": (c_void_p, c_uint64, c_uint64, c_uint32, c_void_p),
+    "uc_hook_del": (c_void_p, c_size_t),
+    "uc_mem_read": (c_void_p, c_uint64, c_void_p, c_size_t),
     "uc_mem_unmap": (c_void_p, c_uint64, c_uint64),
     "uc_context_alloc": (c_void_p, c_void_p),
     "uc_context_save": (c_void_p, c_void_p),
@@ -164,11 +167,15 @@ class Engine:
         """Takes a mapping back."""
         check(library.uc_mem_unmap(self.handle, start, size), f"uc_mem_unmap {start:#x}")
 
-    def hook(self, kind: int, callback: int, data: int, instruction: int = 0) -> None:
-        """Adds a hook over all addresses; `callback` and `data` are host addresses."""
+    def hook(self, kind: int, callback: int, data: int, instruction: int = 0) -> int:
+        """Adds a hook over all addresses; `callback` and `data` are host addresses.
+
+        Returns what `unhook` takes.
+        """
+        number = c_size_t()
         error = library.uc_hook_add(
             c_void_p(self.handle),
-            byref(c_size_t()),
+            byref(number),
             c_int(kind),
             c_void_p(callback),
             c_void_p(data),
@@ -177,6 +184,12 @@ class Engine:
             c_int(instruction),
         )
         check(error, f"uc_hook_add {kind:#x}")
+        return number.value
+
+    def unhook(self, number: int) -> None:
+        """Takes a hook back."""
+        check(library.uc_hook_del(self.handle, number), "uc_hook_del")
+        self.control(CTL_TB_FLUSH)
 
     def control(self, command: int, *arguments: c_int | c_uint64) -> None:
         """uc_ctl with a command that writes."""

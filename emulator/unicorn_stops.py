@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import random
 
     from emulator.code_marks import CodeMarks
+    from emulator.recording import Recorder
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
 _PHYSICAL: Final = 2**52 - 1
@@ -81,6 +82,7 @@ class ExplainedStops:
     _handle: int
     _tables: PageTables
     _batch: RegisterBatch
+    _recorder: Recorder | None
 
     def save(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.save`."""
@@ -143,6 +145,8 @@ class ExplainedStops:
         self, kind: FaultKind, *, address: int | None = None, detail: str = "", tried: bool = True
     ) -> Stop:
         """A fault of the instruction at RIP; `tried` if it was let through and so counted."""
+        if tried and self._recorder is not None:
+            self._recorder.drop()
         executed = self._asked - self._words[Field.LEFT] - tried
         return Stop(StopReason.FAULT, executed, Fault(kind, self._rip, address, detail))
 
@@ -188,6 +192,8 @@ class ExplainedStops:
 
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
+        if self._recorder is not None:
+            self._recorder.note(self._handle, self._rip)
         engine, number = self._engine, NUMBERS[GENERAL[instruction.register]]
         value = self._random.getrandbits(instruction.bits)
         if instruction.bits == 16:
@@ -312,6 +318,8 @@ class ExplainedStops:
         self._tables.open = {page, page + PAGE} & self._tables.code_pages
         self._tables.tell()
         self._words[Field.LEFT] += 1
+        if self._recorder is not None:
+            self._recorder.drop()
         return self._rip + instruction.size
 
     def _close(self) -> None:

@@ -1,0 +1,294 @@
+"""All registers before each instruction, and the bytes that stores overwrote.
+
+A recording holds what changed from one instruction to the next (emulator.record_hooks), in
+stretches that begin with all registers, so that any step is found by decoding one stretch.
+Instructions that did not come to their end, because they faulted, are in it but not counted as
+steps.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import mmap
+import struct
+from ctypes import c_uint64
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Self
+
+from emulator.hooks import CODE_HOOK, Field, host_address, machine_code_hooks
+from emulator.record_hooks import (
+    BITMAP,
+    LONGEST,
+    RECORD,
+    STORE,
+    STORE_CODE,
+    WORDS,
+    Word,
+)
+from emulator.register_batch import RegisterBatch
+from emulator.registers import LAYOUT, SIZE, Registers
+from emulator.unicorn_raw import CTL_TB_FLUSH, HOOK_MEM_WRITE, function_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emulator.counting_cpu import CountingCpu
+
+STRETCH: Final = 1024  # records between two that are whole
+STORES_ROOM: Final = 128 * STRETCH  # FXSAVE makes 64 stores
+_RIP: Final = LAYOUT["RIP"][0]
+_STORE: Final = struct.Struct("<QQQ8s")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store of up to 8 bytes: where, and which bytes were there before."""
+
+    address: int
+    before: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Records one after another, all registers before the first, and their stores."""
+
+    first: int
+    count: int
+    whole: bytes
+    records: bytes
+    stores: bytes
+
+
+class Recording:
+    """What was recorded. Steps are numbered from 0 in the order in which they were executed."""
+
+    def __init__(self) -> None:
+        self._stretches: list[_Stretch] = []
+        self._starts: list[int] = []
+        self._records = 0
+        self._dropped: list[int] = []  # numbers of records that are no steps
+        self._decoded = lru_cache(maxsize=4)(self._decode)
+        self.end = Registers()  # behind the last step
+
+    def __len__(self) -> int:
+        return self._records - len(self._dropped)
+
+    def registers(self, step: int) -> Registers:
+        """The registers before a step; behind the last one for `len(recording)`."""
+        if step == len(self):
+            return self.end.copy()
+        return Registers(self._block(self._record(step)))
+
+    def pc(self, step: int) -> int:
+        """The address of the instruction that a step executed."""
+        block = self._block(self._record(step))
+        return int.from_bytes(block[_RIP : _RIP + 8], "little")
+
+    def stores(self, step: int) -> list[Store]:
+        """The stores of a step, in order. Undone in reverse order, they give memory before it."""
+        record = self._record(step)
+        # A store knows how many records there were.
+        data = self._stretches[bisect.bisect_right(self._starts, record) - 1].stores
+        return [
+            Store(address, before[:size])
+            for number, address, size, before in _STORE.iter_unpack(data)
+            if number == record + 1
+        ]
+
+    def __iter__(self) -> Iterator[Registers]:
+        for step in range(len(self)):
+            yield self.registers(step)
+
+    def size(self) -> int:
+        """Bytes that the records and stores take."""
+        return sum(
+            len(part)
+            for stretch in self._stretches
+            for part in (stretch.whole, stretch.records, stretch.stores)
+        )
+
+    def _record(self, step: int) -> int:
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of {len(self)}")
+        record = step
+        while (shift := bisect.bisect_right(self._dropped, record)) != record - step:
+            record = step + shift
+        return record
+
+    def _block(self, record: int) -> bytes:
+        index = bisect.bisect_right(self._starts, record) - 1
+        return self._decoded(index)[record - self._starts[index]]
+
+    def _decode(self, index: int) -> list[bytes]:
+        """The registers of all records of a stretch."""
+        stretch = self._stretches[index]
+        block, blocks, place = bytearray(stretch.whole), [], 0
+        records = stretch.records
+        for _ in range(stretch.count):
+            bitmap = int.from_bytes(records[place : place + BITMAP], "little")
+            place += BITMAP
+            while bitmap:
+                low = bitmap & -bitmap
+                at = 8 * (low.bit_length() - 1)
+                block[at : at + 8] = records[place : place + 8]
+                place += 8
+                bitmap ^= low
+            blocks.append(bytes(block))
+        return blocks
+
+    def add(self, whole: bytes, records: bytes, stores: bytes, count: int) -> None:
+        """Appends a stretch."""
+        self._starts.append(self._records)
+        self._stretches.append(_Stretch(self._records, count, whole, records, stores))
+        self._records += count
+
+    def drop(self, record: int) -> None:
+        """Says that a record, the last so far, is no step."""
+        self._dropped.append(record)
+
+
+class Recorder:
+    """Records everything that a processor executes, from `start` to `stop` or as a context.
+
+    `stores` asks for what stores overwrite, too. The program runs as before, by single
+    instructions.
+    """
+
+    def __init__(self, cpu: CountingCpu, *, stores: bool = True) -> None:
+        self.recording = Recording()
+        self._cpu = cpu
+        self._stores = stores
+        self._frames = memoryview(bytearray(2 * SIZE))
+        self._batch = RegisterBatch(self._frames[:SIZE])
+        self._records = memoryview(mmap.mmap(-1, STRETCH * LONGEST))
+        self._overwritten = memoryview(mmap.mmap(-1, STORES_ROOM * STORE))
+        self._block = memoryview(bytearray(8 * len(Word))).cast("Q")
+        self._whole = bytes(SIZE)
+        self._collected = 0  # records that the recording has
+        self._hook: int | None = None
+        codes = {"RECORD": RECORD, "STORE": STORE_CODE}
+        machine = machine_code_hooks(codes) if cpu.counting != "python" else None
+        if machine is not None:
+            self._kept: object = machine[0]
+            self._addresses = machine[1]
+        else:
+            callbacks = CODE_HOOK(self._on_instruction), STORE_HOOK(self._on_store)
+            self._kept = callbacks
+            self._addresses = {
+                name: ctypes.cast(callback, ctypes.c_void_p).value or 0
+                for name, callback in zip(codes, callbacks, strict=True)
+            }
+        self._prepare()
+
+    def _prepare(self) -> None:
+        block = self._block
+        block[Word.FRAME] = host_address(self._frames)
+        block[Word.NUMBERS], block[Word.PLACES], block[Word.COUNT] = self._batch.arguments
+        block[Word.READ_BATCH] = function_address("uc_reg_read_batch")
+        block[Word.MEM_READ] = function_address("uc_mem_read")
+        first = host_address(self._overwritten)
+        block[Word.LAST_STORE] = first + len(self._overwritten)
+        block[Word.NEXT_STORE] = first
+        block[Word.NEXT] = host_address(self._records)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begins to record, or goes on."""
+        self._cpu.record(self)
+        words, engine = self._cpu.control.words, self._cpu.engine
+        words[Field.RECORD_BLOCK] = host_address(self._block.cast("B"))
+        words[Field.RECORD] = self._addresses["RECORD"]
+        if self._stores:
+            block = words[Field.RECORD_BLOCK]
+            self._hook = engine.hook(HOOK_MEM_WRITE, self._addresses["STORE"], block)
+            engine.control(CTL_TB_FLUSH)
+
+    def stop(self) -> None:
+        """Ends the recording."""
+        self.collect()
+        self._cpu.save(self.recording.end)
+        self._cpu.control.words[Field.RECORD] = 0
+        self._cpu.record(None)
+        if self._hook is not None:
+            self._cpu.engine.unhook(self._hook)
+            self._hook = None
+
+    @property
+    def room(self) -> int:
+        """How many instructions may be executed before `collect` must be called."""
+        return self._collected + STRETCH - self._block[Word.RECORDS]
+
+    def collect(self) -> None:
+        """Takes the records out of the machine code's buffer."""
+        block = self._block
+        count = block[Word.RECORDS] - self._collected
+        if not count:
+            return
+        if block[Word.LOST]:
+            raise RuntimeError(f"{block[Word.LOST]} stores had no room in the recording")
+        first, stores = host_address(self._records), host_address(self._overwritten)
+        self.recording.add(
+            self._whole,
+            bytes(self._records[: block[Word.NEXT] - first]),
+            bytes(self._overwritten[: block[Word.NEXT_STORE] - stores]),
+            count,
+        )
+        self._whole = bytes(self._frames[SIZE:])
+        self._collected += count
+        block[Word.NEXT], block[Word.NEXT_STORE] = first, stores
+
+    def drop(self) -> None:
+        """The last record was no step: its instruction did not come to its end."""
+        self.recording.drop(self._block[Word.RECORDS] - 1)
+
+    def _on_instruction(self, engine: int, address: int, _size: int, _data: int) -> None:
+        """What RECORD_TEXT does."""
+        self._batch.read(engine)
+        frame = self._frames
+        struct.pack_into("<Q", frame, _RIP, address)
+        place = self._block[Word.NEXT] - host_address(self._records)
+        bitmap, at = 0, place + BITMAP
+        for word in range(WORDS):
+            part = slice(8 * word, 8 * word + 8)
+            if frame[part] != frame[SIZE:][part]:
+                bitmap |= 1 << word
+                self._records[at : at + 8] = frame[part]
+                at += 8
+        self._records[place : place + BITMAP] = bitmap.to_bytes(BITMAP, "little")
+        frame[SIZE:] = frame[:SIZE]
+        self._block[Word.NEXT] += at - place
+        self._block[Word.RECORDS] += 1
+
+    def note(self, engine: int, address: int) -> None:
+        """Records an instruction that Python is about to execute."""
+        self._on_instruction(engine, address, 0, 0)
+
+    def _on_store(
+        self, _engine: int, _kind: int, address: int, size: int, _value: int, _data: int
+    ) -> None:
+        """What STORE_TEXT does."""
+        block = self._block
+        if block[Word.NEXT_STORE] >= block[Word.LAST_STORE]:
+            block[Word.LOST] += 1
+            return
+        at = block[Word.NEXT_STORE] - host_address(self._overwritten)
+        region = self._cpu.memory.find(address)
+        before = bytes(8)
+        if region is not None:
+            start = address - region.start
+            before = bytes(region.view[start : start + size])
+        _STORE.pack_into(self._overwritten, at, block[Word.RECORDS], address, size, before)
+        block[Word.NEXT_STORE] += STORE
+
+
+STORE_HOOK = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+)
