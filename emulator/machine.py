@@ -231,6 +231,36 @@ class Machine:
                 self._sync(self._live)
         return process.exit_status
 
+    def step(self) -> bool:
+        """Executes one instruction of unwatched code, if nothing else is to happen before it.
+
+        A short cut of `run` for who stops at each instruction; the timer is not asked. True if
+        the thread then is at unwatched code again. Else `run` does what comes next, which may be
+        the instruction itself: `user_instructions` tells.
+        """
+        thread = self.scheduler.current
+        if thread is None or self.step_all or not self._goes_on(thread):
+            return False
+        if self.linux.need_resched or thread.time >= self.scheduler.limit(thread):
+            return False
+        self._allowance(thread, FOREVER)
+        self._running = thread
+        self._enter(thread)
+        stop = self.cpu.run(1, armed=False)
+        self._advanced(thread, stop, nested=False)
+        self._stopped(thread, stop, nested=False)
+        self._sync(thread)
+        return stop.fault is None and self._goes_on(thread)
+
+    def _goes_on(self, thread: Thread) -> bool:
+        """Whether the thread executes unwatched code next, and nothing comes before that."""
+        if self.linux.exit_status is not None or thread.state is not ThreadState.RUNNABLE:
+            return False
+        if thread.sigpending or thread.inside is not False:
+            return False
+        rip = self._rip(thread)
+        return not (rip in self._gates or rip in self.breakpoints or self._range(rip))
+
     def call(self, thread: Thread, address: int, **registers: int) -> Registers:
         """Runs machine code as a function on the thread's stack, and returns the registers.
 
@@ -468,6 +498,13 @@ class Machine:
         self._enter(thread)
         before = self._recorded() if self.step_all and self.events.executed_wanted else None
         stop = self.cpu.run(count, armed=function is None)
+        self._advanced(thread, stop, nested)
+        if before is not None and stop.executed:
+            self._executed(thread, rip, before)
+        self._stopped(thread, stop, nested)
+
+    def _advanced(self, thread: Thread, stop: Stop, nested: bool) -> None:
+        """Counts what was executed of unwatched code."""
         if stop.executed:
             self._idle = 0
             thread.time += stop.executed
@@ -475,11 +512,8 @@ class Machine:
             self.instructions += stop.executed
             if not nested:
                 thread.user_instructions += stop.executed
-            if before is not None:
-                self._executed(thread, rip, before)
         else:
             self._no_progress(thread)
-        self._stopped(thread, stop, nested)
 
     def _recorded(self) -> Registers:
         """The running thread's registers, for an event."""

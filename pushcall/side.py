@@ -53,6 +53,9 @@ class Side:
     def advance(self, instructions: int) -> bool:
         """Runs that many more instructions of the snippet; False when the program has ended."""
         self._target = self.machine.user_instructions + instructions
+        if instructions == 1 and self.machine.step():
+            self._target = None
+            return True
         return self.machine.run() is None
 
     def _left(self, thread: Thread) -> None:

@@ -91,7 +91,12 @@ try:
 	REP
 	MOVSQ
 	// The goroutine's registers, with the call of asyncPreempt pushed.
+	STMXCSR	batch·state+MXCSR_(SB)
+	MOVL	batch·state+MXCSR_(SB), AX
+	CMPL	AX, MXCSR_(R15)
+	JEQ	loaded
 	LDMXCSR	MXCSR_(R15)
+loaded:
 	EACH_XMM(LOAD_XMM)
 	LOAD_XMM(X15, 544)
 	MOVQ	RSP_(R15), SP
@@ -255,7 +260,14 @@ TEXT runtime·asyncPreempt2(SB), NOSPLIT|NOFRAME, $0
 #endif
 	PCMPEQL	X15, X15
 	EACH_XMM(POISON_XMM)
-	PXOR	544(R15), X15
+	MOVQ	552(R15), AX
+	NOTQ	AX
+	PUSHQ	AX
+	MOVQ	544(R15), AX
+	NOTQ	AX
+	PUSHQ	AX
+	MOVUPS	0(SP), X15
+	ADJSP	$-16
 	PUSHQ	RFLAGS_(R15)
 	XORQ	$ARITHMETIC_FLAGS, 0(SP)
 	POPFQ

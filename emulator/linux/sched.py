@@ -35,7 +35,7 @@ class Scheduler:
         """
         current, process = self.current, self.process
         if current is not None and current.ready and not process.need_resched:
-            limit = self._limit(current)
+            limit = self.limit(current)
             if current.time < limit:
                 return current, limit
         process.need_resched = False
@@ -50,9 +50,9 @@ class Scheduler:
             if thread.wake_at is not None and not thread.ready and thread.wake_at <= best_time:
                 self._time_out(thread, thread.wake_at)
         self.current = best
-        return best, self._limit(best)
+        return best, self.limit(best)
 
-    def _limit(self, thread: Thread) -> int:
+    def limit(self, thread: Thread) -> int:
         """How far a thread may run: a slice ahead of others that are ready, and to each alarm."""
         limit = FOREVER
         for other in self.process.threads.values():
