@@ -20,7 +20,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
 def _is_elf(path: Path) -> bool:
-    from pushcall.program import UsageError
+    from pushcall.usage import UsageError
 
     try:
         with path.open("rb") as file:
@@ -30,7 +30,7 @@ def _is_elf(path: Path) -> bool:
 
 
 def _version(text: str | None) -> GoVersion | None:
-    from pushcall.program import UsageError
+    from pushcall.usage import UsageError
     from runtime_model.layout import parse_version
     from runtime_model.version import GoVersion
 
@@ -70,7 +70,7 @@ def safepoints(
     pushcall safepoints ./server --pc 0x48f0c4
     pushcall safepoints examples/add.s
     """  # noqa: D301  # \b is click's
-    from pushcall.program import UsageError
+    from pushcall.usage import UsageError
 
     if pc is not None and (function is not None or package is not None):
         raise UsageError("--pc cannot be used together with FUNCTION or --package")
@@ -90,8 +90,8 @@ def safepoints(
 def _of_binary(
     file: Path, name: str | None, pc: int | None, package: str | None, version: GoVersion | None
 ) -> Iterator[Listing]:
-    from pushcall.program import UsageError
     from pushcall.safepoints import BadTableError, binary_listing, open_binary, select
+    from pushcall.usage import UsageError
 
     binary = open_binary(file, version)
     try:
@@ -105,8 +105,9 @@ def _of_snippet(
     file: Path, name: str | None, pc: int | None, go: str | None, given: dict[str, Any]
 ) -> Iterator[Listing]:
     from pushcall.listing import assemble
-    from pushcall.program import Options, UsageError, load
+    from pushcall.program import Options, load
     from pushcall.safepoints import snippet_listings
+    from pushcall.usage import UsageError
 
     config = load(file, Options(go=go, **given)).config
     image = assemble(config)
@@ -191,9 +192,9 @@ def audit(
     pushcall audit ./server --diff ./server.old --fail-on unbounded
     """  # noqa: D301
     from pushcall import audit as auditing
-    from pushcall.program import UsageError
     from pushcall.sarif import to_sarif
     from pushcall.show import progress, show
+    from pushcall.usage import UsageError
 
     gc.disable()  # what an audit makes has no cycles, and looking for them costs a fifth of it
 

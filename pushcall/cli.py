@@ -38,6 +38,12 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Directory for #include.",
             ),
             click.option(
+                "--syntax",
+                type=click.Choice(("go", "intel", "att")),
+                default="go",
+                help="Of FILE: Go assembly (the default), Intel or AT&T.",
+            ),
+            click.option(
                 "--as-assembly",
                 is_flag=True,
                 help="Apply Go's rule that assembly functions are never preempted.",
@@ -100,15 +106,16 @@ cli.add_command(audit)
 def _options(given: dict[str, Any], **more: Any) -> Any:
     from pushcall.program import Options, read_source  # imports the engines
 
-    names = ("go", "entry", "defines", "include_dirs", "as_assembly", "budget")
+    names = ("go", "entry", "defines", "include_dirs", "as_assembly", "budget", "syntax")
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
 
 
 def _timer(given: dict[str, Any]) -> tuple[Any, Any]:
     """(Policy, Injection) of the timer options; more than one is a usage error."""
-    from pushcall.program import UsageError, parse_duration
+    from pushcall.program import parse_duration
     from pushcall.run import Injection
+    from pushcall.usage import UsageError
     from runtime_model.policy import Policy
 
     chosen = [n for n in ("quantum", "every", "at", "at_pc", "never") if given[n]]
@@ -203,8 +210,9 @@ def trace(file: Path, plain: bool, as_json: bool, **given: Any) -> int:
     pushcall trace examples/golang_nuts.s --at 25 --plain
     """  # noqa: D301
     from pushcall import run as running
-    from pushcall.program import UsageError, load
+    from pushcall.program import load
     from pushcall.trace import Window
+    from pushcall.usage import UsageError
 
     if not plain:
         raise UsageError("trace: only --plain is there yet")
@@ -263,10 +271,6 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def main() -> None:
     """Runs the command line; every expected failure is one message on standard error."""
-    from asm.source import AsmError
-    from pushcall.program import UsageError
-    from runtime_model.boot import BadProgramError
-
     try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -274,17 +278,28 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = 2
-    except AsmError as error:
-        for diagnostic in error.diagnostics:
-            click.echo(str(diagnostic), err=True)
-        status = 2
-    except (UsageError, BadProgramError) as error:
-        click.echo(f"pushcall: {error}", err=True)
-        status = 2
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         # The reader of our pipe has gone: nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except Exception as error:  # noqa: BLE001  # _tell raises again what nobody expected
+        _tell(error)
+        status = 2
     sys.exit(status or 0)
+
+
+def _tell(error: Exception) -> None:
+    """Prints what a bad input was refused with; raises again what nobody expected."""
+    from asm.source import AsmError  # engines: only where something went wrong
+    from pushcall.usage import UsageError
+    from runtime_model.boot import BadProgramError
+
+    if isinstance(error, AsmError):
+        for diagnostic in error.diagnostics:
+            click.echo(str(diagnostic), err=True)
+    elif isinstance(error, (UsageError, BadProgramError)):
+        click.echo(f"pushcall: {error}", err=True)
+    else:
+        raise error

@@ -188,7 +188,10 @@ def loops(instructions: list[Any], unsafe: Callable[[int], bool], program: Code6
     for index in nodes.values():
         each = instructions[index]
         if is_repeated(each):
-            found.append(Loop(each.ip, each.next_ip, (each.ip,), Kind.REP, "the count in RCX"))
+            rounds = _constant(instructions, index, Register.RCX)
+            kind = Kind.REP if rounds is None else Kind.CONSTANT
+            bound = "the count in RCX" if rounds is None else f"RCX counts from {rounds}"
+            found.append(Loop(each.ip, each.next_ip, (each.ip,), kind, bound))
         edges[index] = [
             nodes[target] for target in _successors(instructions, index, program) if target in nodes
         ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from asm import elf
 from asm.listing import listing
-from pushcall.program import UsageError
+from pushcall.usage import UsageError
 from runtime_model.boot import boot
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from asm.image import Position
 from asm.source import AsmError, Diagnostic, Source
+from pushcall.usage import UsageError
 from runtime_model.boot import Config
 from runtime_model.layout import parse_version
 from runtime_model.policy import Policy, forcePreemptNS
@@ -24,10 +25,6 @@ HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "expect")
 _HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
 _ELF_MAGIC: Final = b"\x7fELF"
 _MACRO: Final = re.compile(r"^\s*#define\s+(\w+)\s+(\S.*?)\s*(?://.*)?$", re.MULTILINE)
-
-
-class UsageError(Exception):
-    """Bad input that is not in the assembly text: one message, exit status 2."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,7 @@ class Options:
     defines: tuple[str, ...] = ()
     include_dirs: tuple[Path, ...] = ()
     as_assembly: bool = False
+    syntax: str = "go"
     trampoline: Source | None = None
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
 
@@ -107,6 +105,7 @@ def from_source(source: Source, options: Options) -> Program:
         config,
         entry=entry,
         as_assembly=options.as_assembly,
+        syntax=options.syntax,
         include_dirs=options.include_dirs,
         trampoline=options.trampoline,
     )

@@ -15,7 +15,7 @@ from emulator.fault import BudgetExhausted, GuestStopped
 from emulator.registers import LAYOUT, Registers
 from pushcall.crash import Crash, describe
 from pushcall.path import FirstPreemption
-from pushcall.program import UsageError
+from pushcall.usage import UsageError
 from runtime_model.assembly import linker_name
 from runtime_model.boot import boot
 from runtime_model.events import (

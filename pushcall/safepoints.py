@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.disassembly import disassemble
 from emulator.elf import ElfError
-from pushcall.program import UsageError
+from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
@@ -65,7 +65,12 @@ class Listing:
 def open_binary(path: Path, version: GoVersion | None = None) -> GoBinary:
     """The Go binary in a file; UsageError, naming the place, for anything else."""
     try:
-        return GoBinary(path, version)
+        binary = GoBinary(path, version)
+        if binary.version.asynchronous:
+            return binary
+        raise UsageError(
+            f"{path}: Go {binary.version} has no asynchronous preemption; 1.14 began it"
+        )
     except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
         text = str(error)
         raise UsageError(text if str(path) in text else f"{path}: {text}") from None

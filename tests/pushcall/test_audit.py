@@ -89,6 +89,7 @@ def test_a_cycle_that_goes_round_the_safe_part_is_found(tmp_path: Path) -> None:
         ),
         ("l: pause; cmp dword ptr [rax], 0; jne l; ret", Kind.UNBOUNDED, ""),
         ("l: jmp l", Kind.UNBOUNDED, ""),
+        ("mov ecx, 181; rep movsq; ret", Kind.CONSTANT, "RCX counts from 181"),
         ("rep stosb; ret", Kind.REP, "the count in RCX"),
         ("l: nop; loop l; ret", Kind.COUNTED, "RCX counts down"),
     ],

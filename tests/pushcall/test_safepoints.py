@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
 from pushcall.binary_cli import safepoints
-from pushcall.program import UsageError
 from pushcall.safepoints import binary_listing, open_binary, package_of, select, text_lines
+from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary
 
 if TYPE_CHECKING:
@@ -148,6 +148,12 @@ def test_packages_of_names() -> None:
 def test_a_broken_table_is_one_message(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"\0\0\1\x08", b"\0\0\4\x08"))
     with pytest.raises(UsageError, match=r"server: pclntab at 0x4400.*not of 64-bit x86"):
+        open_binary(path)
+
+
+def test_go_1_13_has_no_safe_points(path: Path) -> None:
+    path.write_bytes(bytes(GoBinaryWriter((1, 13), [OTHER])))
+    with pytest.raises(UsageError, match=r"Go 1\.13 has no asynchronous preemption"):
         open_binary(path)
 
 
