@@ -312,10 +312,12 @@ class Pclntab:
         start = self._names
         names = self.view[start : self._cus] if self._cus > start else self.view[start:]
         wanted = set()
-        pattern = rb"(?:\A|[\0./])" + re.escape(ending.encode()) + rb"\0"
-        for match in re.finditer(pattern, names):
-            before = bytes(names[max(0, match.start() - LONGEST_NAME) : match.start() + 1])
-            wanted.add(match.start() + 1 - len(before) + before.rfind(0) + 1)
+        for match in re.finditer(re.escape(ending.encode()) + rb"\0", names):
+            # The whole name begins behind the zero of the one before.
+            first = max(0, match.start() - LONGEST_NAME)
+            head = bytes(names[first : match.start()])
+            if not head or head[-1] in b"\0./":
+                wanted.add(first + head.rfind(0) + 1)
         at = FIELDS.index("nameoff") * 4 + (4 if self.format.functab == "Q" else 0)
         found = []
         for index in range(self.count):
