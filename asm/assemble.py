@@ -8,6 +8,8 @@ translate           Go's names and operands to Intel's
 encode              one instruction to bytes
 layout              branch sizes, offsets, tables by PC
 link                addresses and references
+
+Intel and AT&T text is read by x86_text and x86_translate in place of the first five.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from asm.parse import Parser
 from asm.preprocess import Macro, Preprocessor, object_macro
 from asm.source import AsmError, Diagnostic, Diagnostics, Fault, Source, TooManyFaults
 from asm.translate import Translator
+from asm.x86_text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +51,7 @@ class Target:
         headers: files for #include by name, such as a go_asm.h made from struct layouts; they
             come before those that the assembler has itself.
         goos: the operating system, for #ifdef GOOS_… and the place of g.
+        syntax: "go", "intel" or "att"; the others know neither macros nor frames.
     """
 
     go: tuple[int, int] = (1, 22)
@@ -56,6 +60,7 @@ class Target:
     include_dirs: tuple[Path, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     goos: str = "linux"
+    syntax: str = "go"
 
     def macros(self) -> dict[str, Macro]:
         """What is defined before the first line, build tags of the version included."""
@@ -104,6 +109,8 @@ def _assemble(
     data_address: int,
     externs: Mapping[str, int],
 ) -> Image:
+    if target.syntax != "go":
+        return _assemble_x86(sources, target, diagnostics, text_address, data_address, externs)
     read: list[Source] = []
     units: list[Unit] = []
     try:
@@ -134,3 +141,26 @@ def _assemble(
     # With an error in a statement addresses mean nothing, but names still do.
     linker.place(text_address, data_address)
     return linker.image(read)
+
+
+def _assemble_x86(
+    sources: Sequence[Source],
+    target: Target,
+    diagnostics: Diagnostics,
+    text_address: int,
+    data_address: int,
+    externs: Mapping[str, int],
+) -> Image:
+    """Intel and AT&T text: no preprocessor, no frames."""
+    linker = Linker(diagnostics, externs)
+    for file, source in enumerate(sources):
+        reader = Reader(source, target.syntax, diagnostics)
+        unit = reader.read()
+        for globl in unit.globls:
+            linker.add_globl(globl, file)
+        for text, body in reader.functions():
+            linker.add_function(text, file, text.flags, body)
+        for data in unit.data:
+            linker.add_data(data, file)
+    linker.place(text_address, data_address)
+    return linker.image([*sources])

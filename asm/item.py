@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from asm.intel import Insn
@@ -49,3 +49,10 @@ class Align(NamedTuple):
 
 
 Item = Code | Branch | Bytes | Align
+
+
+class Translates(Protocol):
+    """What the layout asks: the machine's view of a statement, or None where it gives no bytes."""
+
+    def translate(self, prog: Prog, /) -> Item | None:
+        """Translates one statement; a Fault says what is wrong with it."""

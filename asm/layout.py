@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from asm.encode import encode
 from asm.image import PcTable, PcValue, UnsafePointSafe
-from asm.item import Align, Branch, Bytes, Code, Item, Reference
+from asm.item import Align, Branch, Bytes, Code, Item, Reference, Translates
 from asm.machine import CannotEncodeError
 from asm.operand import Kind
 from asm.source import Diagnostics, Fault
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asm.operand import Prog
-    from asm.translate import Translator
 
 FUNCTION_ALIGNMENT = 16
 MAX_PASSES = 1000  # as in Go
@@ -84,9 +83,10 @@ class Body:
     instructions: list[tuple[int, int, Prog, str]] = field(default_factory=list)
     pcdata: dict[int, list[PcValue]] = field(default_factory=dict)
     spdelta: list[PcValue] = field(default_factory=list)
+    places: dict[int, Place] = field(default_factory=dict)  # by the id of the statement
 
 
-def lay_out(progs: Sequence[Prog], translator: Translator, diagnostics: Diagnostics) -> Body:
+def lay_out(progs: Sequence[Prog], translator: Translates, diagnostics: Diagnostics) -> Body:
     """Encodes the statements of a function and places them."""
     pieces, starts = _encode_all(progs, translator, diagnostics)
     body = Body()
@@ -110,6 +110,7 @@ def lay_out(progs: Sequence[Prog], translator: Translator, diagnostics: Diagnost
             )
         out += piece.data
     body.data = bytes(out)
+    body.places = starts
     _too_far(pieces, diagnostics)
     body.instructions = _instructions(pieces, body.data)
     _tables(progs, starts, len(out), body)
@@ -127,7 +128,7 @@ def nop_padding(size: int) -> bytes:
 
 
 def _encode_all(
-    progs: Sequence[Prog], translator: Translator, diagnostics: Diagnostics
+    progs: Sequence[Prog], translator: Translates, diagnostics: Diagnostics
 ) -> tuple[list[Piece], dict[int, Place]]:
     pieces: list[Piece] = []
     starts: dict[int, Place] = {}

@@ -26,7 +26,7 @@ FIXED = {
     "wbinvd": "0f09", "emms": "0f77", "ud2": "0f0b", "xgetbv": "0f01d0", "xsetbv": "0f01d1",
     "xend": "0f01d5", "xtest": "0f01d6", "monitor": "0f01c8", "mwait": "0f01c9", "clac": "0f01ca",
     "stac": "0f01cb", "rdpkru": "0f01ee", "wrpkru": "0f01ef", "rsm": "0faa", "int1": "f1",
-    "wait": "9b", "sysenter64": "480f34", "sysexit64": "480f35", "xlatb": "d7",
+    "wait": "9b", "int3": "cc", "sysenter64": "480f34", "sysexit64": "480f35", "xlatb": "d7",
     "endbr64": "f30f1efa", "leave": "c9", "pushfq": "9c",
     "popfq": "9d", "pushf": "669c", "popf": "669d", "iretd": "cf", "iret": "66cf",
     "iretq": "48cf", "vzeroupper": "c5f877", "vzeroall": "c5fc77", "nop": "90",

@@ -20,7 +20,7 @@ _ALIASES = {
 _MISPRINTED = frozenset({"comisd", "lar", "lsl", "invpcid", "sldt", "str", "smsw"})
 _COMMUTATIVE = frozenset({"xchg", "test"})
 _SHIFTS = frozenset({"shl", "shr", "sar", "rol", "ror", "rcl", "rcr"})
-_PREDICATES = (
+PREDICATES = (
     "eq", "lt", "le", "unord", "neq", "nlt", "nle", "ord", "eq_uq", "nge", "ngt", "false",
     "neq_oq", "ge", "gt", "true", "eq_os", "lt_oq", "le_oq", "unord_s", "neq_us", "nlt_uq",
     "nle_uq", "ord_s", "eq_us", "nge_uq", "ngt_uq", "false_os", "neq_os", "ge_oq", "gt_oq",
@@ -143,7 +143,7 @@ def _predicate(name: str, wanted: str) -> int:
     vector = re.fullmatch(r"(v?cmp)(ps|pd|ss|sd)", wanted)
     if vector:
         word = name.removeprefix(vector[1]).removesuffix(vector[2])
-        return _PREDICATES.index(word) if word in _PREDICATES else -1
+        return PREDICATES.index(word) if word in PREDICATES else -1
     integer = re.fullmatch(r"vpcmp(u?[bwdq])", wanted)
     if integer:
         word = name.removeprefix("vpcmp").removesuffix(integer[1])
