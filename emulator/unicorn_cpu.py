@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 BLOCKS_FROM: Final = 1500  # shorter runs are faster without changing engines
 FIRST_CHUNK: Final = 64  # instructions executed singly where a block cannot be
 LAST_CHUNK: Final = 4096
+PATIENCE: Final = 20_000_000  # instructions between two chances for Python to see a Ctrl-C
 
 _NOWHERE: Final = 2**64 - 1
 
@@ -107,11 +108,12 @@ class UnicornCpu(CountingCpu):
         chunk = first
         left = count
         while True:
-            words[Field.LEFT] = left
+            words[Field.LEFT] = given = min(left, PATIENCE)
             words[Field.REASON] = words[Field.BLOCK] = 0
             if self._live != fast.handle:
                 self._enter(fast)
             error = fast.start(self._rip)
+            words[Field.LEFT] += left - given
             stop = self._ended(fast, error, count)
             if stop is not None:
                 return stop

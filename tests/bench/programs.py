@@ -1,0 +1,63 @@
+"""The loops that are timed, and processors about to run them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from keystone import KS_ARCH_X86, KS_MODE_64, Ks
+
+from emulator.memory import Memory, Prot
+from emulator.registers import Registers
+from emulator.unicorn_cpu import UnicornCpu
+
+CODE: Final = 0x40_0000
+STACK: Final = 0x7F_0000_0000
+STACK_SIZE: Final = 0x1_0000
+RSP: Final = STACK + STACK_SIZE - 0x100
+
+# examples/golang_nuts.s: the loop of the golang-nuts thread, as Go compiles it without
+# optimisation; the other has no memory operand and blocks of two instructions and more.
+LOOPS: Final = {
+    "golang-nuts": """
+            mov     qword ptr [rsp + 8], 0
+            mov     qword ptr [rsp + 16], 0
+    test:   cmp     qword ptr [rsp + 16], 0x7fffffff
+            jl      body
+            jmp     done
+    body:   mov     rax, [rsp + 8]
+            add     rax, 2
+            mov     [rsp + 8], rax
+            jmp     next
+    next:   mov     rax, [rsp + 16]
+            inc     rax
+            mov     [rsp + 16], rax
+            jmp     test
+    done:   syscall
+    """,
+    "registers": """
+    again:  add     rax, rcx
+            jmp     next
+    next:   xor     rdx, rax
+            dec     rcx
+            jnz     again
+            syscall
+    """,
+}
+
+
+def code(loop: str) -> bytes:
+    """The machine code of a loop."""
+    return bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm(LOOPS[loop], CODE)[0])
+
+
+def processor(loop: str, counting: str | None = None) -> UnicornCpu:
+    """A processor at the start of a loop that takes longer than any measurement."""
+    memory = Memory()
+    memory.map("text", CODE, 0x1000, Prot.RX)
+    memory.map("stack", STACK, STACK_SIZE, Prot.RW)
+    memory.write(CODE, code(loop))
+    cpu = UnicornCpu(memory, counting=counting)
+    registers = Registers()
+    registers["RIP"], registers["RSP"], registers["RCX"] = CODE, RSP, 1 << 40
+    cpu.load(registers)
+    return cpu
