@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asm.image import Image
     from asm.operand import Unit
 
+GO_ASM_H = "go_asm.h"
 OLDEST_GO = (1, 13)
 
 __all__ = ["AsmError", "Diagnostic", "Source", "Target", "assemble"]
@@ -122,7 +123,12 @@ def _assemble(
     known_headers = headers(target.go) | dict(target.headers)
     for source in sources:
         preprocessor = Preprocessor(diagnostics, macros, known_headers, target.include_dirs)
-        parser = Parser(diagnostics, target.package, preprocessor.defined)
+        parser = Parser(
+            diagnostics,
+            target.package,
+            preprocessor.defined,
+            lambda p=preprocessor: _table(target, p),  # type: ignore[misc]
+        )
         units.append(parser.parse(preprocessor.statements(source)))
         read += preprocessor.sources
     linker = Linker(diagnostics, externs)
@@ -141,6 +147,12 @@ def _assemble(
     # With an error in a statement addresses mean nothing, but names still do.
     linker.place(text_address, data_address)
     return linker.image(read)
+
+
+def _table(target: Target, preprocessor: Preprocessor) -> str:
+    """What a go_asm.h of the target was made from, if the file includes it."""
+    included = any(source.name == GO_ASM_H for source in preprocessor.sources)
+    return "Go {}.{}".format(*target.go) if included and GO_ASM_H in target.headers else ""
 
 
 def _assemble_x86(

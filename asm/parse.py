@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from asm import literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _DIRECTIVES = ("TEXT", "DATA", "GLOBL", "PCDATA", "FUNCDATA", "PCALIGN", "END")
+# Names of the kinds that go_asm.h defines, in the messages about unknown words.
+_UNKNOWN = re.compile(r"(?:^|found )(?P<name>[A-Za-z]\w*?_\w+)(?= is n|$)")
 # Statements of a function that name no machine instruction.
 _PSEUDO = frozenset({"PCDATA", "FUNCDATA", "PCALIGN"})
 
@@ -30,8 +33,17 @@ class Parser:
         diagnostics: Diagnostics,
         package: str,
         macros: Callable[[], Iterable[str]] = tuple,
+        table: Callable[[], str] = str,
     ) -> None:
-        """Makes a parser; `macros` gives the names that are defined, for near misses."""
+        """Makes a parser.
+
+        Args:
+            diagnostics: where faults go.
+            package: of names that begin with a dot.
+            macros: gives the names that are defined, for near misses.
+            table: names the table that a go_asm.h was made from, if one is included.
+        """
+        self._table = table
         self._diagnostics = diagnostics
         self._macros = macros
         self._package = package
@@ -46,9 +58,23 @@ class Parser:
             try:
                 self._statement(statement)
             except Fault as fault:
-                self._diagnostics.add(fault)
+                self._diagnostics.add(self._of_table(fault))
         self._end_text()
         return self.unit
+
+    def _of_table(self, fault: Fault) -> Fault:
+        """An unknown const_name, type__size or type_field is one that the table lacks."""
+        match = _UNKNOWN.search(fault.message)
+        table = self._table() if match else ""
+        if match is None or not table:
+            return fault
+        name = match["name"]
+        # Most of its names are constants: what all of them begin with says nothing.
+        head = "const_" if name.startswith("const_") else ""
+        rests = [m.removeprefix(head) for m in self._macros() if m.startswith(head) and "_" in m]
+        note = near_miss(name.removeprefix(head), rests)
+        note = note.replace("did you mean ", f"did you mean {head}") if note else None
+        return Fault(fault.span, f"{name}: not in the table of {table}", note)
 
     def _statement(self, tokens: list[Token]) -> None:
         while len(tokens) >= 2 and tokens[1].text == ":" and tokens[0].kind is IDENT:

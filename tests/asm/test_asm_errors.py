@@ -178,6 +178,29 @@ def test_a_near_miss_of_a_name_that_a_header_defines_is_suggested() -> None:
         assert found[0].endswith(f"did you mean {name}?")
 
 
+@pytest.mark.parametrize(
+    ("statement", "name", "near"),
+    [
+        ("MOVQ $const_foo, AX", "const_foo", None),
+        ("MOVQ $const_xReg, AX", "const_xReg", "const_xRegs"),
+        ("MOVQ g_stackgard0(R14), AX", "g_stackgard0", "g_stackguard0"),
+        ("MOVQ (g_nothing+8)(R14), AX", "g_nothing", None),
+        ("MOVQ $(const_bar+1), AX", "const_bar", None),
+        ("SUBQ $g__siz, SP", "g__siz", "g__size"),
+    ],
+)
+def test_an_unknown_name_of_go_asm_h_says_which_versions_table_lacks_it(
+    statement: str, name: str, near: str | None
+) -> None:
+    header = {"go_asm.h": "#define g_stackguard0 16\n#define const_xRegs 3\n#define g__size 400\n"}
+    text = f'#include "go_asm.h"\nTEXT ·f(SB), 4, $0\n\t{statement}\n\tRET\n'
+    lines = errors(text, headers=header, go=(1, 24))[0].splitlines()
+    assert lines[0].endswith(f": {name}: not in the table of Go 1.24")
+    assert lines[3:] == ([f"did you mean {near}?"] if near else [])
+    # Without the header it is a name like any other.
+    assert "table" not in errors(text.replace("#include", "//"), headers=header)[0]
+
+
 def test_a_file_that_includes_itself_ends() -> None:
     found = errors('#include "again.h"\n', headers={"again.h": '#include "again.h"\n'})
     assert "nested too deeply" in found[0]
