@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final
 
 from emulator.cpu import Stop, StopReason
 from emulator.events import EventStream, Executed
@@ -28,6 +28,7 @@ from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
 from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
+from emulator.observer import InstructionTimer, Observer, TimeStamped
 from emulator.registers import SIZE, Registers
 
 if TYPE_CHECKING:
@@ -42,43 +43,6 @@ STUCK: Final = 1_000_000  # stops in a row without an instruction between them
 _NO_REGISTERS: Final = bytes(SIZE)
 
 GateFunction = Callable[[Thread], int | None]
-
-
-class Observer(Protocol):
-    """Who follows threads through watched code.
-
-    `thread.registers` is current in `left` and `entered`, and changes to it count. In `stepping`
-    only `rip` is; `Machine.registers` brings the others.
-    """
-
-    def stepping(self, thread: Thread, rip: int) -> None:
-        """Before each instruction of watched code."""
-
-    def left(self, thread: Thread) -> None:
-        """Before the first instruction of other code, after watched code or a gate."""
-
-    def entered(self, thread: Thread) -> None:
-        """Before the first instruction of watched code, or a gate, after other code."""
-
-
-class InstructionTimer(Protocol):
-    """A timer that counts a thread's unwatched instructions (`Thread.user_instructions`)."""
-
-    def due(self, thread: Thread) -> int | None:
-        """How many more the thread may execute before it fires; 0 for now, None for never."""
-
-    def fire(self, thread: Thread) -> None:
-        """Called at the boundary. Where it changes nothing, `due` must no longer say 0."""
-
-
-@runtime_checkable
-class TimeStamped(Protocol):
-    """A processor whose RDTSC asks for the time."""
-
-    time_stamp: Callable[[], int]
-
-    def executed(self) -> int:
-        """Instructions that the current run has completed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from runtime_model.timers import At, AtPC, Every, Random
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emulator.machine import InstructionTimer
+    from emulator.observer import InstructionTimer
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
 

@@ -1,0 +1,47 @@
+"""Who is called while threads run: the observer of watched code, the exact timer, the clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emulator.linux.threads import Thread
+
+
+class Observer(Protocol):
+    """Who follows threads through watched code.
+
+    `thread.registers` is current in `left` and `entered`, and changes to it count. In `stepping`
+    only `rip` is; `Machine.registers` brings the others.
+    """
+
+    def stepping(self, thread: Thread, rip: int) -> None:
+        """Before each instruction of watched code."""
+
+    def left(self, thread: Thread) -> None:
+        """Before the first instruction of other code, after watched code or a gate."""
+
+    def entered(self, thread: Thread) -> None:
+        """Before the first instruction of watched code, or a gate, after other code."""
+
+
+class InstructionTimer(Protocol):
+    """A timer that counts a thread's unwatched instructions (`Thread.user_instructions`)."""
+
+    def due(self, thread: Thread) -> int | None:
+        """How many more the thread may execute before it fires; 0 for now, None for never."""
+
+    def fire(self, thread: Thread) -> None:
+        """Called at the boundary. Where it changes nothing, `due` must no longer say 0."""
+
+
+@runtime_checkable
+class TimeStamped(Protocol):
+    """A processor whose RDTSC asks for the time."""
+
+    time_stamp: Callable[[], int]
+
+    def executed(self) -> int:
+        """Instructions that the current run has completed."""
