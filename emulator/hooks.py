@@ -83,9 +83,8 @@ class Field(IntEnum):
     MARKS = 17  # of the instruction that a CODE hook stopped at
     TABLE = 18  # address of the table of blocks
     BLOCK = 19  # address of the entry of the block that was let through last, 0 at first
-    BLOCK_MASK = 20  # marks that a block that is let through must not have
-    RECORD = 21  # address of what is called before each counted instruction, or 0
-    RECORD_BLOCK = 22  # and of what it works on
+    RECORD = 20  # address of what is called before each counted instruction, or 0
+    RECORD_BLOCK = 21  # and of what it works on
 
 
 # Before each instruction. A REP string instruction comes by once more after its last iteration,
@@ -106,11 +105,11 @@ CODE_TEXT: Final = """
         je      spent
         dec     qword ptr [rcx]
         mov     [rcx + 32], rsi             ; PREVIOUS
-        cmp     qword ptr [rcx + 168], 0    ; RECORD
+        cmp     qword ptr [rcx + 160], 0    ; RECORD
         jne     record
         ret
     record:
-        jmp     qword ptr [rcx + 168]       ; RECORD
+        jmp     qword ptr [rcx + 160]       ; RECORD
     spent:
         mov     byte ptr [rcx + 16], 1      ; REASON = COUNT
         mov     [rcx + 8], rsi              ; RIP
@@ -184,7 +183,7 @@ CODE_TEXT: Final = """
 """
 CODE: Final = bytes.fromhex(
     "4889f0482b4128483b41300f8396000000488b41388a04303480844118752948833900741848ff0948897120"
-    "4883b9a8000000007501c3ffa1a8000000c641100148897108ff6140a88074135756514889f789d6ff515059"
+    "4883b9a0000000007501c3ffa1a0000000c641100148897108ff6140a88074135756514889f789d6ff515059"
     "5e5f84411874c0888188000000a820741f483b71207519575651488d5168be26000000ff5148595e5f488379"
     "6800741e8a8188000000224118241f748a4883390074a2c641100248897108ff6140c3488b41584c8b40084d"
     "85c074294989f14c2b084d39c172064883c018ebe64c8941304c8b004c8941284c8b40104c894138e934ffff"
@@ -192,15 +191,13 @@ CODE: Final = bytes.fromhex(
 )
 
 # Before each block: RDI = engine, RSI = address, EDX = size, RCX = user data. The table of blocks
-# is indexed by address; an entry is address, size, number of instructions, and all their marks.
-# What is not in it is counted by the lengths of its instructions, which lie behind the marks of
-# their range. A block with an unknown instruction, or a special one, or more instructions than are
-# left, is not let through.
+# is indexed by address; an entry is address, size and number of instructions. What is not in it is
+# counted by the lengths of its instructions, which lie behind the marks of their range. A block
+# with an unknown instruction, or a marked one, or more instructions than are left, is not let
+# through.
 BLOCK_TEXT: Final = """
-        mov     rax, rsi
-        shr     rax, 12
-        xor     eax, esi
-        and     eax, 0xfff
+        mov     eax, esi
+        and     eax, 0x1fff
         shl     eax, 5
         add     rax, [rcx + 144]            ; TABLE
         cmp     [rax], rsi
@@ -208,9 +205,6 @@ BLOCK_TEXT: Final = """
         cmp     [rax + 8], edx
         jne     search
     known:
-        mov     r8, [rax + 24]
-        test    [rcx + 160], r8b            ; BLOCK_MASK
-        jnz     slow
         mov     r8, [rcx]                   ; LEFT
         sub     r8, [rax + 16]
         jb      slow
@@ -258,11 +252,11 @@ BLOCK_TEXT: Final = """
         cmp     r10d, edx
         jb      next
         jne     unknown
-        and     r11d, 0x7f
+        test    r11b, 0x7f
+        jnz     unknown
         mov     [rax], rsi
         mov     [rax + 8], rdx
         mov     [rax + 16], rbx
-        mov     [rax + 24], r11
         pop     rbx
         pop     rdi
         jmp     known
@@ -272,13 +266,13 @@ BLOCK_TEXT: Final = """
         jmp     slow
 """
 BLOCK: Final = bytes.fromhex(
-    "4889f048c1e80c31f025ff0f0000c1e005480381900000004839307531395008752c4c8b4018448481a00000"
-    "0075144c8b014c2b4010720b4c890148898198000000c3c641100748897108ff61404c8b59584d8b53084d85"
-    "d274e84989f14d2b0b4d39d172064983c318ebe689d24901d14d39d177cd4d8b43104901f04f8d0c10575345"
-    "31d24531db31db430fb63c1185ff743143f6041080742a470a1c10ffc34101fa4139d272e2751a4183e37f48"
-    "893048895008488958104c8958185b5fe95dffffff5b5fe977ffffff"
+    "89f025ff1f0000c1e005480381900000004839307524395008751f4c8b014c2b4010720b4c89014889819800"
+    "0000c3c641100748897108ff61404c8b59584d8b53084d85d274e84989f14d2b0b4d39d172064983c318ebe6"
+    "89d24901d14d39d177cd4d8b43104901f04f8d0c1057534531d24531db31db430fb63c1185ff742f43f60410"
+    "807428470a1c10ffc34101fa4139d272e2751841f6c37f751248893048895008488958105b5fe96cffffff5b"
+    "5fe979ffffff"
 )
-BLOCK_ENTRIES: Final = 4096
+BLOCK_ENTRIES: Final = 8192
 BLOCK_ENTRY: Final = 32  # bytes
 
 # At a SYSCALL: RDI = engine, RSI = user data.

@@ -38,7 +38,7 @@ class Word(IntEnum):
 
 RECORD_TEXT: Final = """
         push    rbx
-        mov     rbx, [rcx + 176]            ; RECORD_BLOCK
+        mov     rbx, [rcx + 168]            ; RECORD_BLOCK
         mov     rax, [rbx]                  ; FRAME
         mov     [rax + 128], rsi
         mov     rsi, [rbx + 8]              ; NUMBERS
@@ -70,7 +70,7 @@ RECORD_TEXT: Final = """
         ret
 """
 RECORD: Final = bytes.fromhex(
-    "53488b99b0000000488b034889b080000000488b7308488b5310488b4b18ff5320488b33488dbe300200004c"
+    "53488b99a8000000488b034889b080000000488b7308488b5310488b4b18ff5320488b33488dbe300200004c"
     "8b43304d8d481049c7000000000049c74008000000004531d24a8b04d64a3b04d7740f4a8904d74989014983"
     "c1084d0fab1041ffc24183fa4672de4c894b3048ff43385bc3"
 )

@@ -31,7 +31,6 @@ from emulator.hooks import (
     BLOCK_ENTRY,
     DISARMED,
     Field,
-    Mark,
     Reason,
     host_address,
 )
@@ -102,8 +101,7 @@ class UnicornCpu(CountingCpu):
         if fast is None:
             fast = self._fast = self._open_fast()
         words = self._words
-        mask = words[Field.MASK] = ARMED if armed else DISARMED
-        words[Field.BLOCK_MASK] = mask & ~int(Mark.EXAMINED) | Mark.ALONE
+        words[Field.MASK] = ARMED if armed else DISARMED
         first, last = self._chunks
         chunk = first
         left = count
@@ -162,7 +160,7 @@ class UnicornCpu(CountingCpu):
         place = self._words[Field.BLOCK]
         if not place:
             return
-        start, size, count, _ = (c_uint64 * 4).from_address(place)
+        start, size, count = (c_uint64 * 3).from_address(place)
         assert start <= self._rip < start + size, "a fault away from its block"
         found = self._marks.find(start)
         assert found is not None

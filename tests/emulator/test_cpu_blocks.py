@@ -114,7 +114,7 @@ def test_a_fault_in_a_known_block_is_told_as_by_single_instructions(name: str) -
     assert stops[0].executed > 2500
     agree(blocks, single)
     assert blocks.run(5) == single.run(5)
-    assert blocks._words[Field.BLOCK_MASK]
+    assert blocks._words[Field.TABLE]
 
 
 def test_breakpoints_and_changed_code_reach_known_blocks() -> None:

@@ -14,7 +14,7 @@ from emulator.cpu import Stop, StopReason
 from emulator.memory import Prot
 
 
-@pytest.mark.parametrize("name", ["CODE", "SYSCALL", "INTR", "TLB_FILL"])
+@pytest.mark.parametrize("name", ["CODE", "BLOCK", "SYSCALL", "INTR", "TLB_FILL"])
 def test_hooks_are_their_assembly(name: str) -> None:
     text = getattr(hooks, f"{name}_TEXT")
     lines = [line.split(";")[0] for line in text.splitlines()]
@@ -22,7 +22,13 @@ def test_hooks_are_their_assembly(name: str) -> None:
 
 
 def test_hooks_use_the_fields_that_they_name() -> None:
-    for text in (hooks.CODE_TEXT, hooks.SYSCALL_TEXT, hooks.INTR_TEXT, hooks.TLB_FILL_TEXT):
+    for text in (
+        hooks.CODE_TEXT,
+        hooks.BLOCK_TEXT,
+        hooks.SYSCALL_TEXT,
+        hooks.INTR_TEXT,
+        hooks.TLB_FILL_TEXT,
+    ):
         for line in text.splitlines():
             code, _, comment = line.partition(";")
             name = comment.split("=")[0].strip()
@@ -30,6 +36,9 @@ def test_hooks_use_the_fields_that_they_name() -> None:
                 assert hooks.Field[name] == 0
             elif " + " in code and name:
                 assert f"+ {hooks.Field[name] * 8}]" in code
+    assert f"and     eax, {hooks.BLOCK_ENTRIES - 1:#x}" in hooks.BLOCK_TEXT
+    assert hooks.BLOCK_ENTRY == 1 << 5
+    assert f"test    r11b, {~hooks.Mark.EXAMINED & 0xFF:#x}" in hooks.BLOCK_TEXT
     assert f"and     al, {int(hooks.STOPPING):#x}" in hooks.CODE_TEXT
     assert f"test    al, {int(hooks.Mark.REPEAT):#x}" in hooks.CODE_TEXT
     assert f"xor     al, {int(hooks.Mark.EXAMINED):#x}" in hooks.CODE_TEXT
