@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pushcall.control_flow import Loop
+    from runtime_model.func_info import Frame, GoFunc
     from runtime_model.moduledata import GoBinary
-    from runtime_model.pclntab import Frame, GoFunc
     from runtime_model.safepoints import VerdictRange
     from runtime_model.version import GoVersion
 

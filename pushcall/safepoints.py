@@ -17,7 +17,7 @@ from emulator.disassembly import disassemble
 from emulator.elf import ElfError
 from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
-from runtime_model.pclntab import PclntabError
+from runtime_model.pclntab_format import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
 from runtime_model.safepoints import function_ranges, snippet_ranges
 from runtime_model.symtab import SnippetFunc
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asm.image import Image
-    from runtime_model.pclntab import Frame, GoFunc
+    from runtime_model.func_info import Frame, GoFunc
     from runtime_model.preempt import Verdict
     from runtime_model.safepoints import VerdictRange
     from runtime_model.version import GoVersion

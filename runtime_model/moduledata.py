@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Final, Self
 from emulator.elf import Elf, ElfError
 from runtime_model import layout
 from runtime_model.buildinfo import build_version, minor_version
-from runtime_model.pclntab import FORMATS, Pclntab, PclntabError, Rules, table_format
+from runtime_model.pclntab import Pclntab
+from runtime_model.pclntab_format import FORMATS, PclntabError, Rules, table_format
 from runtime_model.version import NEWEST, OLDEST, GoVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from runtime_model.pclntab import Format, GoFunc
+    from runtime_model.func_info import GoFunc
+    from runtime_model.pclntab_format import Format
 
 _SECTIONS: Final = (".gopclntab", ".data.rel.ro.gopclntab")
 _U64: Final = struct.Struct("<Q")

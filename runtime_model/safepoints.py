@@ -15,7 +15,7 @@ from runtime_model.preempt import Reason, Verdict, static_verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runtime_model.pclntab import GoFunc
+    from runtime_model.func_info import GoFunc
     from runtime_model.symtab import Func, SnippetFunc
     from runtime_model.version import GoVersion
 

@@ -21,7 +21,7 @@ from runtime_model.moduledata import GoBinary
 from runtime_model.preempt import MAX_RESTART_DISTANCE, Reason, static_verdict
 
 if TYPE_CHECKING:
-    from runtime_model.pclntab import PcValues
+    from runtime_model.pcvalue import PcValues
 
 PROGRAM = Path(__file__).parent / "programs/verdicts"
 WAYS = {

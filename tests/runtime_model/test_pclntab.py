@@ -14,7 +14,7 @@ from go_binary import ASM_FLAG, DATA, Function, GoBinaryWriter, pc_table
 from emulator.elf import Elf, ElfError
 from runtime_model.buildinfo import minor_version
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
-from runtime_model.pclntab import PclntabError
+from runtime_model.pclntab_format import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason, static_verdict
 from runtime_model.safepoints import function_ranges
 from runtime_model.version import GoVersion

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from emulator.elf import ElfError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
-from runtime_model.pclntab import PclntabError, Rules, table_format
+from runtime_model.pclntab_format import PclntabError, Rules, table_format
 from runtime_model.preempt import BadRestartPCError
 from runtime_model.safepoints import function_ranges
 
