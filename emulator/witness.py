@@ -11,13 +11,15 @@ import ctypes
 from ctypes import CFUNCTYPE, c_bool, c_int, c_int64, c_uint64, c_void_p
 from typing import TYPE_CHECKING
 
-from emulator.unicorn_raw import CTL_TLB_FLUSH, HOOK_MEM_INVALID, Engine
+from emulator.unicorn_raw import CTL_TB_REMOVE_CACHE, CTL_TLB_FLUSH, HOOK_MEM_INVALID, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from emulator.memory import Region
     from emulator.register_batch import RegisterBatch
+
+LONGEST = 15  # bytes of an instruction (SDM volume 2, 2.3.11)
 
 _MEMORY_HOOK = CFUNCTYPE(c_bool, c_void_p, c_int, c_uint64, c_int, c_int64, c_void_p)
 
@@ -46,6 +48,8 @@ class Witness:
         self._address = None
         # What the TLB holds is accessed without the hook.
         self._engine.control(CTL_TLB_FLUSH)
+        # The code may have changed since it faulted here before.
+        self._engine.control(CTL_TB_REMOVE_CACHE, c_uint64(rip), c_uint64(rip + LONGEST))
         registers.write(self._engine.handle)
         self._engine.start(rip, count=1)
         return self._address
