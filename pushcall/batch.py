@@ -159,7 +159,7 @@ class Batch:
         x87 = [registers[name] for name in _X87]
         registers["RIP"] = self._start
         self.cpu.load(registers)
-        attempt = self._run(registers, len(slots))
+        attempt = self._run(registers, slots)
         self._patch(pc, code)
         self.cpu.save(registers)
         if [registers[name] for name in _X87] != x87 or self._content() != self._base:
@@ -187,10 +187,10 @@ class Batch:
         self.memory.write(address, data)
         self.cpu.flush_code(address, len(data))
 
-    def _run(self, registers: Registers, count: int) -> Attempt:
+    def _run(self, registers: Registers, slots: Sequence[int]) -> Attempt:
         lost: dict[int, list[Loss]] = {}
         stray: set[int] = set()
-        budget = RUN * count
+        budget = RUN * len(slots)
         while True:
             stop = self.cpu.run(min(budget, RUN * 64))
             budget -= stop.executed
@@ -208,6 +208,9 @@ class Batch:
                 registers["RIP"] = self.memory.u64(registers["RSP"])
                 registers["RSP"] += 8
                 self.cpu.load(registers)
+            elif stop.reason is StopReason.FAULT and slot in stray:
+                # Not even the code between two frames runs: memory that it needs is not there.
+                return Attempt({}, frozenset(slots))
             elif stop.reason is StopReason.FAULT or budget <= 0:
                 # It never came to its landing: on with the next one, from a clean state.
                 stray.add(slot)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 # others in batches (batch.py).
 DIRECT_PER_PC: Final = 2
 DIRECT_EVERY: Final = 997
-INJECTION_BUDGET: Final = 200_000  # instructions that one preemption may take
+INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 # Registers that belong to the thread, not to the goroutine.
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
@@ -189,8 +189,10 @@ class Check:
         if self.all_direct or seen <= DIRECT_PER_PC or boundary.index % DIRECT_EVERY == 0:
             self._inject(boundary)
             return
-        registers = self.side.registers
-        rsp = registers["RSP"]
+        rsp = self.side.registers["RSP"]
+        if not self.side.stack_lo <= rsp < self.side.stack_hi:
+            self._inject(boundary)  # on g0, under systemstack: the runtime says what becomes of it
+            return
         verdict = self._verdict(pc)
         if verdict.safe and rsp - self.side.stack_lo < self.side.rt.asyncPreemptStack:
             verdict = Verdict(False, Reason.NO_STACK)
