@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import small_computer as computers
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 from small_cpu import CODE, DATA, DATA_END, small_cpu, state
 
 from emulator import hooks, record_hooks
+from emulator.counting_cpu import CountingCpu
 from emulator.cpu import StopReason
+from emulator.events import Executed
 from emulator.memory import Prot
 from emulator.recording import STRETCH, Recorder, Store
 from emulator.register_batch import NUMBERS
@@ -17,11 +20,12 @@ from emulator.register_batch import NUMBERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emulator.machine import Machine
     from emulator.recording import Recording
     from emulator.registers import Registers
     from emulator.unicorn_cpu import UnicornCpu
 
-    Machine = Callable[..., UnicornCpu]
+    Maker = Callable[..., UnicornCpu]
 
 # Flags, strings, SSE, an aligned operand, x87, a call and a random number.
 TEXT = """
@@ -48,7 +52,7 @@ def undo(recording: Recording, cpu: UnicornCpu) -> None:
 
 
 @pytest.mark.parametrize("chunk", [10**6, 7, 1])
-def test_every_step_has_the_registers_of_single_stepping(machine: Machine, chunk: int) -> None:
+def test_every_step_has_the_registers_of_single_stepping(machine: Maker, chunk: int) -> None:
     rounds = 12 if chunk == 1 else 120
     expected = stepped(machine(TEXT, R8=rounds, R12=DATA))
     cpu = machine(TEXT, R8=rounds, R12=DATA)
@@ -71,7 +75,7 @@ def test_every_step_has_the_registers_of_single_stepping(machine: Machine, chunk
     assert [cpu.memory.read(DATA, DATA_END - DATA), cpu.memory.read(rsp - 64, 64)] == before
 
 
-def test_stores_tell_what_they_overwrite(machine: Machine) -> None:
+def test_stores_tell_what_they_overwrite(machine: Maker) -> None:
     cpu = machine("mov [rbx], eax; push rax; movups [rbx], xmm0; nop; syscall", RBX=DATA, RAX=5)
     cpu.memory.put_u64(DATA, 0x1122334455667788)
     with Recorder(cpu) as recorder:
@@ -84,7 +88,7 @@ def test_stores_tell_what_they_overwrite(machine: Machine) -> None:
     assert recording.stores(3) == []
 
 
-def test_faults_and_changed_registers_are_no_steps(machine: Machine) -> None:
+def test_faults_and_changed_registers_are_no_steps(machine: Maker) -> None:
     cpu = machine("inc rax; mov [rbx], rax; inc rax; syscall", RBX=0x1234)
     with Recorder(cpu) as recorder:
         assert cpu.run(99).fault is not None
@@ -99,7 +103,7 @@ def test_faults_and_changed_registers_are_no_steps(machine: Machine) -> None:
     assert recording.stores(1) == [Store(DATA, bytes(8))]
 
 
-def test_code_that_writes_itself_is_recorded_once(machine: Machine) -> None:
+def test_code_that_writes_itself_is_recorded_once(machine: Maker) -> None:
     text = "mov byte ptr [rip + 3], 0xc8; nop; inc rax; nop; syscall"
     expected = stepped(machine(text, code=Prot.RW | Prot.EXEC))
     cpu = machine(text, code=Prot.RW | Prot.EXEC)
@@ -153,3 +157,33 @@ def test_record_hooks_are_their_assembly_and_use_the_words_that_they_name(name: 
             assert f" + {number}]" in instruction or (number == 0 and "]" in instruction)
     assert f"cmp     r10d, {record_hooks.WORDS}" in text or name == "STORE"
     assert len(NUMBERS) < 60
+
+
+def test_a_machine_with_threads_and_signals_is_recorded_whole() -> None:
+    texts = {
+        computers.CODE: f"mov ecx, 50; l: inc rbx; dec ecx; jnz l; {computers.syscall(60, 0)}",
+        computers.OTHER: f"{computers.syscall(computers.TGKILL, computers.PID, computers.PID, 10)}"
+        f"push rax; {computers.syscall(60, 0)}",
+        computers.HANDLER: "inc r15; ret",
+    }
+
+    def machine(**options: int) -> Machine:
+        made = computers.computer(texts, slice_ns=40, **options)
+        computers.start(made)
+        computers.start(made, computers.OTHER)
+        computers.install(made, 10)
+        return made
+
+    stepped, seen = machine(step_all=True), []
+    stepped.events.executed_wanted = True
+    stepped.events.subscribe(lambda event: seen.append(event) if type(event) is Executed else None)
+    stepped.run()
+    recorded = machine()
+    assert isinstance(recorded.cpu, CountingCpu)
+    with Recorder(recorded.cpu) as recorder:
+        recorded.run()
+    recording = recorder.recording
+    assert len(recording) == recorded.instructions == len(seen)
+    for step, event in enumerate(seen):
+        assert recording.registers(step) == event.before
+    assert any(event.pc == computers.HANDLER for event in seen)
