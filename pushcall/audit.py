@@ -8,11 +8,13 @@ but memmove, memclr or a hash run on whatever sizes a program hands them.
 
 from __future__ import annotations
 
+import bisect
 import gc
 import itertools
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from pushcall.control_flow import (
@@ -24,7 +26,7 @@ from pushcall.control_flow import (
     is_target,
     loops,
     may_cycle,
-    may_loop,
+    suspects,
 )
 from pushcall.safepoints import BadTableError, open_binary, package_of, reason_name
 from runtime_model.preempt import Reason
@@ -162,7 +164,8 @@ class Auditor:
             instructions = list(decode(code, each.start))
             totals[each.verdict.reason] += len(instructions)
             unsafe += instructions
-        if not may_loop(unsafe) or self._by_design(function, ranges) or not may_cycle(unsafe):
+        begins = [at for at in suspects(unsafe) if _unsafe_at(ranges, at)]
+        if not begins or self._by_design(function, ranges) or not may_cycle(unsafe):
             return []
         return self._findings(function, end, ranges)
 
@@ -236,6 +239,12 @@ class Auditor:
         if any(not is_target(each) for each in calls) or depth >= _CALL_DEPTH:
             return True
         return any(self.can_stop(each.near_branch_target, depth + 1) for each in calls)
+
+
+def _unsafe_at(ranges: list[VerdictRange], address: int) -> bool:
+    """Whether some range without a safe verdict holds the address."""
+    index = bisect.bisect_right(ranges, address, key=attrgetter("start")) - 1
+    return index >= 0 and address < ranges[index].end and not ranges[index].verdict.safe
 
 
 def _with_ranges(

@@ -101,19 +101,20 @@ def is_repeated(instruction: Any) -> bool:
     return bool(prefixed and instruction.is_string_instruction)
 
 
-def may_loop(instructions: Iterable[Any]) -> bool:
-    """Whether some branch goes backwards, or one instruction repeats itself."""
+def suspects(instructions: Iterable[Any]) -> list[int]:
+    """Where a loop may begin: what branches go back to; what repeats itself, or jumps anywhere."""
+    found = []
     for each in instructions:
         flow = each.flow_control
         if flow == FlowControl.NEXT:
-            if is_repeated(each):
-                return True
+            if each.is_string_instruction and is_repeated(each):
+                found.append(each.ip)
         elif flow in _BRANCHES:
             if each.near_branch_target <= each.ip:
-                return True
+                found.append(each.near_branch_target)
         elif flow == FlowControl.INDIRECT_BRANCH:
-            return True
-    return False
+            found.append(each.ip)
+    return found
 
 
 def may_cycle(instructions: Iterable[Any]) -> bool:

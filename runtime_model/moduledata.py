@@ -159,7 +159,7 @@ class GoBinary:
         places = [section.address] if section is not None else []
         header = self.pclntab_address
         names = _U64.unpack_from(view, 32)[0]
-        pattern = _U64.pack(header) + _U64.pack(header + names)
+        pattern = struct.pack("<QQ", header, (header + names) & 0xFFFF_FFFF_FFFF_FFFF)
         for address in itertools.chain(places, self.elf.find(pattern, 8)):
             try:
                 if self.elf.view(address, 16) == pattern:

@@ -19,6 +19,7 @@ from toolchains import CACHE, build, versions
 
 from runtime_model.moduledata import GoBinary
 from runtime_model.preempt import MAX_RESTART_DISTANCE, Reason, static_verdict
+from runtime_model.safepoints import function_ranges
 
 if TYPE_CHECKING:
     from runtime_model.pcvalue import PcValues
@@ -44,8 +45,12 @@ def agreement(path: Path) -> dict[Reason, int]:
         oracle = Oracle(binary)
         for function in binary:
             answers = oracle.ask(function.entry, function.end)
+            ranges = iter(function_ranges(function, function.end, binary.version))
+            current = next(ranges)
             for pc, (safe, resume) in enumerate(answers, function.entry):
                 verdict = static_verdict(binary, pc, binary.version)
+                current = next(ranges) if pc == current.end else current
+                assert current.verdict.reason is verdict.reason, f"range of {pc:#x}"
                 counts[verdict.reason] = counts.get(verdict.reason, 0) + 1
                 if (verdict.safe, verdict.resume if verdict.safe else 0) != (
                     safe,

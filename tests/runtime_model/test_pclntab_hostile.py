@@ -127,6 +127,13 @@ def test_a_number_of_functions_that_does_not_fit_is_refused_at_once() -> None:
     assert "do not fit" in read_everything(bytes(data))
 
 
+def test_an_offset_of_the_header_that_leaves_the_address_space_is_refused() -> None:
+    data = bytearray(sound((1, 22)))
+    at = data.index(struct.pack("<I4B", 0xFFFFFFF1, 0, 0, 1, 8))
+    struct.pack_into("<Q", data, at + 32, (1 << 64) - 1)
+    assert "no moduledata points at the function table" in read_everything(bytes(data))
+
+
 def test_rules_are_those_of_the_sources() -> None:
     assert Rules((1, 15)).FUNCDATA_InlTree == 4  # 1.16 dropped FUNCDATA_RegPointerMaps
     assert Rules((1, 16)).FUNCDATA_InlTree == 3
