@@ -41,6 +41,7 @@ class ProgramOptions(TypedDict, total=False):
     entry: str  # function that goroutines start in
     trampoline: str | Path  # path or text with an asyncPreempt of one's own
     defines: Mapping[str, str | int]  # macros
+    syntax: str  # of the source: "go", "intel", "att"
     as_assembly: bool  # Go's rule: assembly functions are never preempted
     budget: int  # instructions
     goroutines: int
@@ -64,6 +65,7 @@ def program(
         defines=tuple(f"{name}={value}" for name, value in given.get("defines", {}).items()),
         include_dirs=(folder,),
         as_assembly=given.get("as_assembly", False),
+        syntax=given.get("syntax", "go"),
         budget=given.get("budget"),
         goroutines=given.get("goroutines"),
         procs=given.get("procs"),

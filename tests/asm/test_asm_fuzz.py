@@ -6,12 +6,17 @@ as an error that says so, and none may.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asm import go_listing, relink
 from asm.assemble import AsmError, Source, Target, assemble
+from asm.machine import REGISTER
 from asm.mnemonics import known_mnemonics
 from asm.registers import REGISTERS
+from asm.x86_translate import names
 
 NUMBERS = ("0", "1", "-1", "127", "-128", "255", "256", "0x7fffffff", "-0x80000000", "0xffffffff")
 registers = st.sampled_from(sorted(REGISTERS))
@@ -42,11 +47,12 @@ noise = st.text(
 )
 
 
-def outcome(text: str, go: tuple[int, int]) -> str:
+def outcome(text: str, go: tuple[int, int], syntax: str = "go") -> str:
+    """The errors of a text; anything but an image or an AsmError passes through."""
     try:
         assemble(
             [Source("fuzz.s", text)],
-            Target(go=go),
+            Target(go=go, syntax=syntax),
             text_address=0x400000,
             data_address=0x500000,
             externs={"runtime.morestack_noctxt": 0x3F0000},
@@ -54,6 +60,101 @@ def outcome(text: str, go: tuple[int, int]) -> str:
     except AsmError as error:
         return str(error)
     return ""
+
+
+def listing_outcome(text: str) -> str:
+    """The same for a listing of Go's tools."""
+    try:
+        listing = go_listing.read(Source("fuzz.txt", text))
+        if listing is not None:
+            relink.link(listing, text_address=0x400000, data_address=0x500000, externs={})
+    except AsmError as error:
+        return str(error)
+    return ""
+
+
+# Intel and AT&T
+
+WIDTHS = ("", "byte ptr ", "word ptr ", "dword ptr ", "qword ptr ", "xmmword ptr ", "zmmword ptr ")
+intel_registers = st.sampled_from([*sorted(REGISTER), "rip", "st", "nothing"])
+intel_operands = st.one_of(
+    intel_registers,
+    numbers,
+    st.builds(
+        "{}[{} + {}*{} + {}]{}".format,
+        st.sampled_from(WIDTHS),
+        intel_registers,
+        intel_registers,
+        st.sampled_from("1248"),
+        numbers,
+        st.sampled_from(("", "", "{1to8}", "{1to16}")),
+    ),
+    st.builds("{}[{}]".format, st.sampled_from(WIDTHS), intel_registers),
+    st.builds("{}{}{}".format, intel_registers, st.just("{k1}"), st.sampled_from(("", "{z}"))),
+    st.sampled_from(("f", "1b", "[rip + d]", "{rn-sae}", "fs:[0]", "offset d")),
+)
+att_registers = intel_registers.map("%{}".format)
+att_operands = st.one_of(
+    att_registers,
+    numbers.map("${}".format),
+    st.builds(
+        "{}({},{},{}){}".format,
+        numbers,
+        att_registers,
+        att_registers,
+        st.sampled_from("1248"),
+        st.sampled_from(("", "", "{1to8}")),
+    ),
+    st.builds("{}({})".format, st.sampled_from(("", "8", "-128")), att_registers),
+    st.builds("{}{}{}".format, att_registers, st.just("{%k1}"), st.sampled_from(("", "{z}"))),
+    st.sampled_from(("f", "1b", "d(%rip)", "{rn-sae}", "%fs:0", "*%rax", "*8(%rbx)", "$d")),
+)
+words = st.builds(
+    "{}{}".format,
+    st.sampled_from(sorted(names())),
+    st.sampled_from(("", "", "", "l", "q", "w", "b", "x", "s")),
+)
+X86 = "f:\n1: {}\n.data\nd: .quad 1, f\n"
+
+
+def x86_statements(operand: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """A statement of a known word and up to four operands."""
+    operands = st.lists(operand, max_size=4).map(", ".join)
+    return st.builds("{} {}".format, words, operands)
+
+
+intel_statements = x86_statements(intel_operands)
+att_statements = x86_statements(att_operands)
+
+# Listings with lines left out, doubled, exchanged, and characters changed.
+
+LISTINGS = [
+    p.read_text(encoding="utf-8").splitlines(keepends=True)
+    for p in sorted((Path(__file__).parent / "recorded/listings").glob("*.txt"))
+]
+
+
+@st.composite
+def damaged_listings(draw: st.DrawFn) -> str:
+    lines = list(draw(st.sampled_from(LISTINGS)))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(lines) - 1))
+        line = lines[at]
+        column = draw(st.integers(0, max(0, len(line) - 1)))
+        match draw(st.integers(0, 4)):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(draw(st.integers(0, len(lines) - 1)), line)
+            case 2:
+                lines[at] = (
+                    line[:column] + draw(st.sampled_from("0f19 (:+-$\t\nZé")) + line[column:]
+                )
+            case 3:
+                lines[at] = line[:column] + line[column + 1 :]
+            case 4:
+                lines = lines[at : at + 40] or lines
+    return "".join(lines)
 
 
 versions = st.sampled_from(((1, 13), (1, 17), (1, 22), (1, 27)))
@@ -71,3 +172,22 @@ def test_statements_of_known_words(lines: list[str], go: tuple[int, int]) -> Non
 def test_noise(text: str, go: tuple[int, int]) -> None:
     assert "not encoded right" not in outcome(FRAME.format(text), go)
     outcome(text, go)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(intel_statements, att_statements)
+def test_intel_and_att_statements(intel: str, att: str) -> None:
+    assert "not encoded right" not in outcome(X86.format(intel), (1, 22), "intel")
+    assert "not encoded right" not in outcome(X86.format(att), (1, 22), "att")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(noise, st.sampled_from(("intel", "att")))
+def test_noise_in_other_syntaxes(text: str, syntax: str) -> None:
+    outcome(text, (1, 22), syntax)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(damaged_listings())
+def test_damaged_listings(text: str) -> None:
+    listing_outcome(text)

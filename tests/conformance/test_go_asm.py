@@ -15,19 +15,27 @@ import subprocess
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import capstone
 import pytest
+from elftools.elf.elffile import ELFFile
+from toolchains import ROOT, versions
 from toolchains import goroot as goroot_of
-from toolchains import versions
 
+from asm import go_listing, relink
 from asm.assemble import AsmError, Source, Target, assemble
+from pushcall import api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asm.image import Image
+    from asm.image import Function, Image
 
+EXAMPLES = ROOT / "examples"
+PROGRAM = Path(__file__).parent / "programs/verdicts"
+DECODER: Any = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+DECODER.detail = True
 MORE = tuple(p for p in os.environ.get("PUSHCALL_GOROOTS", "").split(":") if p)
 RUNTIME_OF = (*(v for v in versions() if not v.startswith(("1.21", "1.23", "1.25"))), *MORE)
 SUITE_OF = (*(v for v in versions() if v.startswith(("1.19", "1.22", "1.27"))), *MORE)
@@ -222,3 +230,79 @@ def test_gos_suite_of_encodings(name: str) -> None:
             wrong.append(f"{file}: {statement}: {code}, not {' or '.join(codes)}")
     print(f"\nGo {name}: {exact} of {len(lines)} lines exact, refused: {refused}")
     assert not wrong
+
+
+@pytest.mark.parametrize("name", RUNTIME_OF)
+def test_the_real_async_preempt_passes_check(name: str) -> None:
+    goroot = root(name)
+    major, minor = version(goroot)
+    if minor < 14:
+        pytest.skip("there is no asyncPreempt before 1.14")
+    result = api.check(
+        EXAMPLES / "float_loop.s",
+        go=f"{major}.{minor}",
+        trampoline=goroot / "src/runtime/preempt_amd64.s",
+    )
+    print(f"\nGo {name}: {result.verdict}, {result.points} preemptions")
+    assert result.verdict == "preserved"
+    assert result.points > 100
+
+
+@pytest.mark.parametrize("name", versions())
+def test_listings_of_a_build_hold_its_machine_code(name: str, tmp_path: Path) -> None:
+    """compile -S and objdump of one program, linked by us, against the program's own bytes."""
+    goroot = root(name)
+    for file in PROGRAM.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    built = subprocess.run(
+        [str(goroot / "bin/go"), "build", "-trimpath", "-gcflags=-S", "-o", "program", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"},
+    )
+    dumped = run(goroot, "tool", "objdump", "-s", r"^main\.", str(tmp_path / "program")).stdout
+    compiled = _linked(Source("S", built.stderr))
+    linked = _linked(Source("objdump", dumped))
+    with (tmp_path / "program").open("rb") as file:
+        elf = ELFFile(file)
+        text = elf.get_section_by_name(".text")
+        start, data = text["sh_addr"], text.data()
+        symbols = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
+    equal = 0
+    for function in compiled.functions:
+        other = linked.function(function.name)
+        address = symbols.get(function.name)
+        if other is None or address is None or function.size <= len(b"\x0f\x0b"):
+            continue
+        own = data[address - start :][: function.size]
+        for image, f in ((compiled, function), (linked, other)):
+            assert b"".join(i.data for i in f.instructions) == _moved(own, address, f), f.name
+            assert image.findfunc(f.address) is f
+        equal += 1
+    print(f"\nGo {name}: {equal} functions of both listings equal those of the program")
+    assert equal > 10
+
+
+def _linked(source: Source) -> Image:
+    listing = go_listing.read(source)
+    assert listing is not None
+    return relink.link(listing, text_address=0x10000000, data_address=0x20000000, externs={})
+
+
+def _moved(own: bytes, address: int, function: Function) -> bytes:
+    """The program's bytes, but for the fields that a linker fills in, which are the function's."""
+    out = bytearray(own)
+    for i in function.instructions:
+        at = i.address - function.address
+        for insn in DECODER.disasm(own[at : at + len(i.data)], address + at):
+            relative = any(
+                o.type == capstone.x86.X86_OP_MEM and o.mem.base == capstone.x86.X86_REG_RIP
+                for o in insn.operands
+            )
+            branch = capstone.CS_GRP_BRANCH_RELATIVE in insn.groups and insn.imm_size == 4
+            field = insn.disp_offset if relative else insn.imm_offset if branch else 0
+            if field:
+                out[at + field : at + field + 4] = i.data[field : field + 4]
+    return bytes(out)
