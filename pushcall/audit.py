@@ -156,18 +156,20 @@ class Auditor:
         end = function.end
         ranges = function_ranges(function, end, self.binary.version)
         unsafe: list[Any] = []
+        entry = function.entry
+        code = bytes(self.binary.code(entry, end))
         for each in ranges:
-            code = self.binary.code(each.start, each.end)
+            part = code[each.start - entry : each.end - entry]
             if each.verdict.safe:
-                totals[Reason.SAFE] += count(code, each.start)
+                totals[Reason.SAFE] += count(part, each.start)
                 continue
-            instructions = list(decode(code, each.start))
+            instructions = list(decode(part, each.start))
             totals[each.verdict.reason] += len(instructions)
             unsafe += instructions
         begins = [at for at in suspects(unsafe) if _unsafe_at(ranges, at)]
         if not begins or self._by_design(function, ranges) or not may_cycle(unsafe):
             return []
-        return self._findings(function, end, ranges)
+        return self._findings(function, code, ranges)
 
     def _by_design(self, function: GoFunc, ranges: list[VerdictRange]) -> bool:
         """Whether it is Go code of a package that is never preempted."""
@@ -175,8 +177,8 @@ class Auditor:
             return False
         return function.name.startswith(self.binary.version.never_preempted_packages)
 
-    def _findings(self, function: GoFunc, end: int, ranges: list[VerdictRange]) -> list[Finding]:
-        instructions = list(decode(self.binary.code(function.entry, end), function.entry))
+    def _findings(self, function: GoFunc, code: bytes, ranges: list[VerdictRange]) -> list[Finding]:
+        instructions = list(decode(code, function.entry))
         reasons = {
             each.ip: None if where.verdict.safe else where.verdict.reason
             for each, where in _with_ranges(instructions, ranges)
