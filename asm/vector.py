@@ -77,6 +77,9 @@ def encode(insn: Insn) -> Encoded | None:
     if name in {"movq", "movd", "movq2dq", "movdq2q"}:
         return None if immediate >= 0 else _movq(name, first, second)
     if name in sse.CONVERT and immediate < 0 and one and (two or name.startswith("cvt")):
+        to, of = ("x", "g") if name.startswith("cvtsi") else ("g", "x")
+        if one.kind != to or (two and two.kind not in {of, "m" if name == "pmovmskb" else of}):
+            raise CannotEncodeError("no encoding for these operands")
         wide = (one.kind == "g" and one.width == 64) or (
             width_of(second) == 64 and one.kind == "x" and name.startswith("cvtsi")
         )
@@ -85,10 +88,14 @@ def encode(insn: Insn) -> Encoded | None:
             wide = False
         return _emit_vector(sse.CONVERT[name], one.number, second, w=int(wide), mmx=mmx)
     if name in sse.INSERT and immediate >= 0 and one and one.kind == "x":
+        if two and two.kind != "g":
+            raise CannotEncodeError("no encoding for these operands")
         return _emit_vector(
             sse.INSERT[name], one.number, second, w=int(name == "pinsrq"), imm=immediate
         )
     if name in sse.EXTRACT and immediate >= 0 and two and two.kind == "x":
+        if one and one.kind != "g":
+            raise CannotEncodeError("no encoding for these operands")
         if name == "pextrw" and one:
             # The register form has an opcode of its own from before SSE4.
             return _emit_vector(sse.Opcode(0x66, b"\x0f", 0xC5), one.number, second, imm=immediate)
@@ -121,8 +128,11 @@ def _implicit_xmm0(name: str, first: IntelOperand, second: IntelOperand) -> Enco
         "pblendvb": sse.Opcode(0x66, b"\x0f\x38", 0x10),
         "sha256rnds2": sse.Opcode(0, b"\x0f\x38", 0xCB),
     }.get(name)
+    operands = (first, second)
     if opcode is None or not isinstance(first, str):
         return None
+    if any(REGISTER[o].kind != "x" for o in operands if isinstance(o, str)):
+        raise CannotEncodeError("no encoding for these operands")
     return _emit_vector(opcode, REGISTER[first].number, second)
 
 

@@ -38,6 +38,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Directory for #include.",
             ),
             click.option(
+                "--goos", default="linux", metavar="NAME", help="For #ifdef GOOS_NAME in FILE."
+            ),
+            click.option(
                 "--syntax",
                 type=click.Choice(("go", "intel", "att")),
                 default="go",
@@ -106,7 +109,7 @@ cli.add_command(audit)
 def _options(given: dict[str, Any], **more: Any) -> Any:
     from pushcall.program import Options, read_source  # imports the engines
 
-    names = ("go", "entry", "defines", "include_dirs", "as_assembly", "budget", "syntax")
+    names = ("go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax")
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
 

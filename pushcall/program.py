@@ -57,6 +57,7 @@ class Options:
     defines: tuple[str, ...] = ()
     include_dirs: tuple[Path, ...] = ()
     as_assembly: bool = False
+    goos: str = "linux"
     syntax: str = "go"
     trampoline: Source | None = None
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
@@ -105,6 +106,7 @@ def from_source(source: Source, options: Options) -> Program:
         config,
         entry=entry,
         as_assembly=options.as_assembly,
+        goos=options.goos,
         syntax=options.syntax,
         include_dirs=options.include_dirs,
         trampoline=options.trampoline,

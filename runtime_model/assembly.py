@@ -93,6 +93,7 @@ def assemble_user(
     *,
     defines: Mapping[str, str] | None = None,
     include_dirs: tuple[Path, ...] = (),
+    goos: str = "linux",
     syntax: str = "go",
 ) -> Image:
     """A snippet, or a listing of Go's tools; it may call what the runtime exports.
@@ -107,6 +108,7 @@ def assemble_user(
         defines=dict(defines or {}),
         include_dirs=include_dirs,
         headers={"go_asm.h": go_asm_h(layout)},
+        goos=goos,
         syntax=syntax,
     )
     return assemble(

@@ -62,6 +62,7 @@ class Config:
     as_assembly: bool = False
     defines: Mapping[str, str] = field(default_factory=dict)
     include_dirs: tuple[Path, ...] = ()
+    goos: str = "linux"  # what the sources are assembled for; they run on Linux
     syntax: str = "go"  # of the sources; a trampoline is Go assembly
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
@@ -129,6 +130,7 @@ def _assemble_user(config: Config, rt: Runtime) -> Image:
         rt.symbols,
         defines=config.defines,
         include_dirs=config.include_dirs,
+        goos=config.goos,
         syntax=config.syntax,
     )
 
