@@ -13,6 +13,7 @@ import gc
 import itertools
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -280,21 +281,41 @@ def audit(
         for first in range(0, len(binary.table), _CHUNK)
     ]
     result = Audit()
-    if jobs <= 1:
-        work = Work(binary, package, include_runtime)
-        parts: Iterable[Audit] = map(work.chunk, chunks)
-    else:
-        pool = ProcessPoolExecutor(
-            jobs, initializer=_start_worker, initargs=(path, version, package, include_runtime)
-        )
-        parts = pool.map(_worker_chunk, chunks)
-    for part, (_, done) in zip(parts, chunks, strict=True):
-        result.add(part)
-        report(done)
-    if jobs > 1:
-        pool.shutdown()
+    with _without_gc():
+        for part, (_, done) in zip(
+            _parts(binary, chunks, package, include_runtime, jobs), chunks, strict=True
+        ):
+            result.add(part)
+            report(done)
     result.findings.sort(key=lambda finding: finding.badness)
     return result
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """What an audit makes has no cycles, and looking for them costs a fifth of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _parts(
+    binary: GoBinary,
+    chunks: list[tuple[int, int]],
+    package: str | None,
+    include_runtime: bool,
+    jobs: int,
+) -> Iterator[Audit]:
+    if jobs <= 1:
+        yield from map(Work(binary, package, include_runtime).chunk, chunks)
+        return
+    arguments = (binary.path, binary.version, package, include_runtime)
+    with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=arguments) as pool:
+        yield from pool.map(_worker_chunk, chunks)
 
 
 class Work:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,8 +194,6 @@ def audit(
     from pushcall.sarif import to_sarif
     from pushcall.show import progress, show
     from pushcall.usage import UsageError
-
-    gc.disable()  # what an audit makes has no cycles, and looking for them costs a fifth of it
 
     def audited(path: Path) -> auditing.Audit:
         with progress("functions") as report:
