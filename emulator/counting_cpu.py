@@ -114,21 +114,21 @@ class CountingCpu(ExplainedStops):
             _FOREVER + 1
         )  # runs of so many instructions are left to _run_otherwise
         self._recorder: Recorder | None = None
-        self.control = self._control = Control()
-        self._words = self._control.words
-        self.engine = self._engine = Engine()
-        self._handle = self._engine.handle
-        enter_user_mode(self._engine)
+        self.control = Control()
+        self._words = self.control.words
+        self.engine = Engine()
+        self._handle = self.engine.handle
+        enter_user_mode(self.engine)
         self._kept: list[object] = []
         self._addresses: dict[str, int] = {}  # of the hooks
-        self._tables = PageTables(self._control, self._marks)
+        self._tables = PageTables(self.control, self._marks)
         self.counting = self._add_hooks(counting)
         self.name = f"unicorn, {self.counting} counting"
         self._batch = RegisterBatch()
         self.load(Registers())
-        self._enter(self._engine)
-        self._engine.keep_context()
-        self._tables.add_engine(self._engine)
+        self._enter(self.engine)
+        self.engine.keep_context()
+        self._tables.add_engine(self.engine)
         self._tables.tell()
         for region in memory.regions:
             self.attach(region)
@@ -141,12 +141,12 @@ class CountingCpu(ExplainedStops):
             page, self._addresses = machine
             self._kept += [examine, page]
         elif counting in (None, "python"):
-            hooks = PythonHooks(self._control, self._examine)
+            hooks = PythonHooks(self.control, self._examine)
             self._addresses = hooks.addresses
             self._kept += [examine, hooks]
         else:
             raise UnicornError("this host does not allow hooks in machine code")
-        engine, data = self._engine, self._control.address
+        engine, data = self.engine, self.control.address
         self._hook(engine)
         engine.hook(HOOK_CODE, self._addresses["CODE"], data)
         for number, action in ((INS_RDTSC, self._on_rdtsc), (INS_RDTSCP, self._on_rdtscp)):
@@ -157,7 +157,7 @@ class CountingCpu(ExplainedStops):
 
     def _hook(self, engine: Engine) -> None:
         """Adds the hooks that every engine needs."""
-        data = self._control.address
+        data = self.control.address
         engine.control(CTL_TLB_TYPE, c_int(TLB_VIRTUAL))
         engine.hook(HOOK_TLB_FILL, self._addresses["TLB"], data)
         engine.hook(HOOK_INTR, self._addresses["INTR"], data)
@@ -255,7 +255,7 @@ class CountingCpu(ExplainedStops):
             if self._objection is not None:
                 return Stop(StopReason.FAULT, 0, self._objection)
             if count < self._blocks_from:
-                self._enter(self._engine)
+                self._enter(self.engine)
         if count >= self._blocks_from:
             return self._run_otherwise(min(count, _FOREVER), armed)
         words = self._words
@@ -304,8 +304,8 @@ class CountingCpu(ExplainedStops):
         words[_PREVIOUS] = _NOWHERE
         self._asked = done + count
         if self._live != self._handle:
-            self._enter(self._engine)
-        error = self._engine.start(self._rip)
+            self._enter(self.engine)
+        error = self.engine.start(self._rip)
         if words[_REASON] == _COUNT and not error and self._raised is None:
             self._rip = words[_RIP]
             return None
@@ -325,12 +325,12 @@ class CountingCpu(ExplainedStops):
             value = self.time_stamp() & 0xFFFF_FFFF_FFFF_FFFF
         except BaseException as error:  # noqa: BLE001  # ctypes would print and lose it
             return self._keep(error)
-        self._engine.write(Register.RAX, value & 0xFFFF_FFFF)
-        self._engine.write(Register.RDX, value >> 32)
+        self.engine.write(Register.RAX, value & 0xFFFF_FFFF)
+        self.engine.write(Register.RDX, value >> 32)
         return 1
 
     def _on_rdtscp(self, engine: int, data: int) -> int:
-        self._engine.write(Register.RCX, self.processor & 0xFFFF_FFFF)
+        self.engine.write(Register.RCX, self.processor & 0xFFFF_FFFF)
         return self._on_rdtsc(engine, data)
 
     def _keep(self, error: BaseException) -> int:

@@ -87,7 +87,7 @@ class UnicornCpu(CountingCpu):
         fast = Engine()
         enter_user_mode(fast)
         self._hook(fast)
-        fast.hook(HOOK_BLOCK, self._addresses["BLOCK"], self._control.address)
+        fast.hook(HOOK_BLOCK, self._addresses["BLOCK"], self.control.address)
         self._tables.add_engine(fast)
         self._tables.tell()
         self._enter(fast)

@@ -78,7 +78,7 @@ class ExplainedStops:
     _rip: int
     _asked: int
     _words: memoryview[int]
-    _engine: Engine
+    engine: Engine
     _handle: int
     _tables: PageTables
     _batch: RegisterBatch
@@ -107,14 +107,14 @@ class ExplainedStops:
                 continue
             if outcome:
                 # Blocks that exist go past the limit, and those that are made end there for ever.
-                self._engine.control(CTL_TB_FLUSH)
-            error = self._engine.start(self._rip, outcome)
+                self.engine.control(CTL_TB_FLUSH)
+            error = self.engine.start(self._rip, outcome)
             if outcome:
-                self._engine.control(CTL_TB_FLUSH)
+                self.engine.control(CTL_TB_FLUSH)
                 self._close()
                 if not error and not words[Field.REASON]:
-                    self._rip = self._engine.read(Register.RIP)
-                    error = self._engine.start(self._rip)
+                    self._rip = self.engine.read(Register.RIP)
+                    error = self.engine.start(self._rip)
 
     def _outcome(self, error: int) -> Stop | int:
         """The stop, or how to go on."""
@@ -126,7 +126,7 @@ class ExplainedStops:
         if reason in (Reason.COUNT, Reason.MARK, Reason.LOST):
             self._rip = words[Field.RIP]
         else:
-            self._rip = self._engine.read(Register.RIP)
+            self._rip = self.engine.read(Register.RIP)
         if reason == Reason.COUNT:
             return _GO_ON if words[Field.LEFT] else Stop(StopReason.COUNT, self._asked)
         if reason == Reason.MARK:
@@ -185,7 +185,7 @@ class ExplainedStops:
         words = self._words
         mask, left = words[Field.MASK], words[Field.LEFT]
         words[Field.MASK], words[Field.LEFT] = mask & ~int(Mark.FENCE), 1
-        error = self._engine.start(self._rip)
+        error = self.engine.start(self._rip)
         words[Field.MASK] = mask
         words[Field.LEFT] += left - 1
         return error
@@ -194,7 +194,7 @@ class ExplainedStops:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
         if self._recorder is not None:
             self._recorder.note(self._handle, self._rip)
-        engine, number = self._engine, NUMBERS[GENERAL[instruction.register]]
+        engine, number = self.engine, NUMBERS[GENERAL[instruction.register]]
         value = self._random.getrandbits(instruction.bits)
         if instruction.bits == 16:
             value |= engine.read(number) & ~0xFFFF
@@ -236,7 +236,7 @@ class ExplainedStops:
     def _forget_exception(self) -> None:
         """Unicorn never ends an exception: the next one would be a double fault to it."""
         self._batch.read(self._handle)
-        self._engine.restore_context()
+        self.engine.restore_context()
         self._batch.write(self._handle)
 
     def _page_fault(self) -> Stop | int:

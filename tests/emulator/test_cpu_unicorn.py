@@ -77,8 +77,8 @@ def test_a_rep_comes_by_once_more_after_its_last_iteration() -> None:
 
 def test_sysret_gave_cpl_3() -> None:
     cpu = small_cpu("nop")
-    assert cpu._engine.read(unicorn_raw.Register.CS) == 0x33
-    assert cpu._engine.read(unicorn_raw.Register.CR0) & 0x20  # NE
+    assert cpu.engine.read(unicorn_raw.Register.CS) == 0x33
+    assert cpu.engine.read(unicorn_raw.Register.CR0) & 0x20  # NE
 
 
 def test_data_pages_are_asked_for_once() -> None:
