@@ -234,7 +234,9 @@ def _two(insn: Insn, first: IntelOperand, second: IntelOperand) -> Encoded | Non
         return context.emit(b"\x84" if small else b"\x85", number, second)
     if name == "xchg":
         if not small and 0 in {number, from_number} and min(number, from_number) >= 0:
-            # XCHG with the accumulator has one byte; XCHG EAX, EAX would be NOP: it stays so.
+            if number == from_number and width == 32:
+                raise CannotEncodeError("this would be NOP, which does not clear the upper half")
+            # XCHG with the accumulator has one byte.
             other = from_number if number == 0 else number
             rex = (8 if width == 64 else 0) | other >> 3
             lead = b"\x66" if width == 16 else b""
@@ -406,9 +408,15 @@ def _move_special(insn: Insn) -> Encoded | None:
             opcode = (0x20 if register.kind == "c" else 0x21) + (2 if to else 0)
             if _gpr(other) < 0:
                 raise CannotEncodeError("a control or debug register goes only to a register")
+            if width_of(other) != 64:
+                raise CannotEncodeError("a control or debug register has 64 bits")
             return legacy(bytes((0x0F, opcode)), register.number, rm_operand(other))
         if register.kind == "s":
             context = _Operands((other,))
+            if to and special == "cs":
+                raise CannotEncodeError("CS cannot be loaded")
+            if not _is_rm(other) or width_of(other) == 8:
+                raise CannotEncodeError("no encoding for these operands")
             context.set_width(0 if isinstance(other, Mem) or to else width_of(other))
             return context.emit(b"\x8e" if to else b"\x8c", register.number, other)
     return None

@@ -15,6 +15,8 @@ from asm.machine import (
 )
 
 # These may have a general register and memory only.
+# What a register in place of memory would make another instruction, or none.
+_FROM_MEMORY = frozenset({"lddqu", "movntdqa", "movlpd", "movhpd", "movlps", "movhps"})
 BESIDE = frozenset(sse.EXTRACT) | frozenset(sse.CONVERT)
 
 
@@ -102,6 +104,8 @@ def encode(insn: Insn) -> Encoded | None:
         return _emit_vector(
             sse.EXTRACT[name], two.number, first, w=int(name == "pextrq"), imm=immediate
         )
+    if name in _FROM_MEMORY and two:
+        raise CannotEncodeError("no encoding for these operands")
     table = sse.LOAD if immediate < 0 else sse.LOAD_IMM
     if name in table and one and (two is None or two.kind == one.kind):
         if one.kind == "x":
@@ -155,6 +159,8 @@ def _movq(name: str, first: IntelOperand, second: IntelOperand) -> Encoded | Non
         return _emit_vector(sse.Opcode(0, escape, 0x6F), one.number, second)
     if wide and two and kinds == ("", "m"):
         return _emit_vector(sse.Opcode(0, escape, 0x7F), two.number, first)
+    if name in {"movq2dq", "movdq2q"}:
+        raise CannotEncodeError("no encoding for these operands")
     if one and one.kind in "xm" and kinds[1] in {"g", ""}:
         opcode = sse.Opcode(0x66, escape, 0x6E)
         return _emit_vector(opcode, one.number, second, w=wide, mmx=one.kind == "m")
