@@ -417,6 +417,8 @@ def _move_special(insn: Insn) -> Encoded | None:
                 raise CannotEncodeError("CS cannot be loaded")
             if not _is_rm(other) or width_of(other) == 8:
                 raise CannotEncodeError("no encoding for these operands")
+            if isinstance(other, Mem) and other.width not in {0, 16}:
+                raise CannotEncodeError("a segment register has 16 bits in memory")
             context.set_width(0 if isinstance(other, Mem) or to else width_of(other))
             return context.emit(b"\x8e" if to else b"\x8c", register.number, other)
     return None
