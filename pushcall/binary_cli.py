@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,14 @@ def _version(text: str | None) -> GoVersion | None:
     from runtime_model.layout import parse_version
     from runtime_model.version import GoVersion
 
+    if text is None:
+        return None
     try:
-        return GoVersion(*parse_version(text)) if text is not None else None
+        number = parse_version(text)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    patch = re.search(r"\d+\.\d+\.(\d+)", text)
+    return GoVersion(*number, int(patch[1]) if patch else None)
 
 
 @click.command()

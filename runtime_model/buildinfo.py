@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from emulator.elf import ElfError
+from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
     from emulator.elf import Elf
@@ -63,7 +64,10 @@ def _uvarint(data: memoryview) -> tuple[int, int]:
     return 0, 0
 
 
-def minor_version(text: str) -> tuple[int, int] | None:
-    """The first Go version named in "go1.22.10", "go1.19.8 (Debian)" or "devel go1.28-1a2b3c"."""
-    found = re.search(r"\bgo(\d{1,3})\.(\d{1,3})", text)
-    return (int(found[1]), int(found[2])) if found else None
+def named_version(text: str) -> GoVersion | None:
+    """The first Go version named in "go1.22.10", "go1.19.8 (Debian)" or "devel go1.28-1a2b3c".
+
+    Without a patch number it is the first of its minor version, or a candidate for that.
+    """
+    found = re.search(r"\bgo(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?", text)
+    return GoVersion(int(found[1]), int(found[2]), int(found[3] or 0)) if found else None

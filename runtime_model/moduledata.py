@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from emulator.elf import Elf, ElfError
 from runtime_model import layout
-from runtime_model.buildinfo import build_version, minor_version
+from runtime_model.buildinfo import build_version, named_version
 from runtime_model.pclntab import Pclntab
 from runtime_model.pclntab_format import FORMATS, PclntabError, Rules, table_format
 from runtime_model.version import NEWEST, OLDEST, GoVersion
@@ -139,9 +139,9 @@ class GoBinary:
         """From the build's own word, else from the format where all its versions agree."""
         oldest, newest = self.format.oldest, self.format.newest
         if self.build_version is not None:
-            number = minor_version(self.build_version)
-            if number is not None and OLDEST <= number <= NEWEST:
-                return GoVersion(*number)
+            named = named_version(self.build_version)
+            if named is not None and OLDEST <= named.number <= NEWEST:
+                return named
             raise UnknownVersionError(
                 f"{self.path}: built by {self.build_version}; known are Go {_dotted(OLDEST)} to "
                 f"{_dotted(NEWEST)}: name the nearest with --go"

@@ -5,7 +5,7 @@ Sources: the runtime and internal/abi of the versions; the struct layouts stand 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -20,6 +20,7 @@ class GoVersion:
 
     major: int
     minor: int
+    patch: int | None = field(default=None, compare=False)  # None: the last one
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
@@ -85,6 +86,8 @@ class GoVersion:
         """Prefixes of function names that isAsyncSafePoint refuses."""
         if self.number >= (1, 25):
             return ("runtime.", "internal/runtime/", "reflect.")
-        if self.number >= (1, 23):
+        # internal/runtime came to the list with 1.23.8 and 1.24.2 (golang.org/issue/71591).
+        first = {(1, 23): 8, (1, 24): 2}.get(self.number)
+        if first is not None and (self.patch is None or self.patch >= first):
             return ("runtime.", "runtime/internal/", "internal/runtime/", "reflect.")
         return ("runtime.", "runtime/internal/", "reflect.")

@@ -12,7 +12,7 @@ import pytest
 from go_binary import ASM_FLAG, DATA, Function, GoBinaryWriter, pc_table
 
 from emulator.elf import Elf, ElfError
-from runtime_model.buildinfo import minor_version
+from runtime_model.buildinfo import named_version
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab_format import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason, static_verdict
@@ -100,7 +100,8 @@ def test_the_no_pointers_map_and_the_asm_flag_mark_assembly(binary: GoBinary) ->
 def test_packages_that_are_never_preempted_change_with_the_version(binary: GoBinary) -> None:
     newer = reason(binary, "internal/runtime/maps.hash", 0)
     older = reason(binary, "runtime/internal/sys.bits", 0)
-    assert (newer is Reason.PACKAGE) == (binary.version.number >= (1, 23))
+    # The binaries are of patch release 1: internal/runtime/ came with 1.23.8 and 1.24.2.
+    assert (newer is Reason.PACKAGE) == (binary.version.number >= (1, 25))
     assert (older is Reason.PACKAGE) == (binary.version.number < (1, 25))
 
 
@@ -200,10 +201,23 @@ def test_a_version_that_does_not_write_the_format_is_refused(tmp_path: Path) -> 
 
 
 def test_versions_are_read_from_build_strings() -> None:
-    assert minor_version("go1.22.10") == (1, 22)
-    assert minor_version("go1.19.8 (Debian)") == (1, 19)
-    assert minor_version("devel go1.26-abcdef Mon") == (1, 26)
-    assert minor_version("devel +abcdef") is None
+    def named(text: str) -> tuple[int, int, int | None] | None:
+        found = named_version(text)
+        return found and (*found.number, found.patch)
+
+    assert named("go1.22.10") == (1, 22, 10)
+    assert named("go1.19.8 (Debian)") == (1, 19, 8)
+    assert named("devel go1.26-abcdef Mon") == (1, 26, 0)
+    assert named("devel +abcdef") is None
+
+
+def test_internal_runtime_came_to_the_list_with_1_23_8_and_1_24_2() -> None:
+    """As isAsyncSafePoint of kubectl (1.23.8), kpt (1.23.6), cbt (1.24.1), anthoscli (1.24.2)."""
+    refused = {
+        (minor, patch): "internal/runtime/" in GoVersion(1, minor, patch).never_preempted_packages
+        for minor, patch in ((22, 12), (23, 6), (23, 8), (24, 1), (24, 2), (25, 0), (23, None))
+    }
+    assert [v for v, there in refused.items() if not there] == [(22, 12), (23, 6), (24, 1)]
 
 
 def test_what_is_no_go_program_is_named(tmp_path: Path) -> None:
