@@ -7,7 +7,7 @@ not know. What stepping it beside a real processor has shown:
 
 - 128-bit memory operands of SSE instructions may lie anywhere: emulator.checks looks first;
 - MMX instructions leave the exponents of the x87 registers alone, EMMS leaves TOP;
-- CMPXCHG clears the upper half of a 32-bit destination register that it does not write;
+- CMPXCHG of 32 bits clears the upper half of RAX, or of the destination, where it writes neither;
 - RCPPS, RSQRTPS and their scalar forms give other digits, DPPS and DPPD round otherwise; PHADDW and
   its kin mix their operands; PCMPESTRI and PCMPESTRM count wrong, or crash;
 - far transfers and segment loads read descriptor tables that are not there;
@@ -100,12 +100,11 @@ class Special(Enum):
     ALIGNED = "aligned"  # with a memory operand that must be aligned to 16 bytes
     MXCSR = "mxcsr"  # loads MXCSR
     X87 = "x87"
+    CMPXCHG = "cmpxchg"  # of 32 bits, in memory
     FOREIGN = "foreign"  # not to be executed: named by `name`
 
 
-_FENCED: Final = frozenset(
-    {Special.RANDOM, Special.PORT, Special.ALIGNED, Special.MXCSR, Special.X87, Special.FOREIGN}
-)
+_FENCED: Final = frozenset(set(Special) - {Special.PLAIN, Special.REPEAT, Special.ALONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +136,11 @@ def opcode(code: bytes) -> tuple[set[int], int, int]:
 
 def classify(code: bytes) -> Special:
     """What the instruction at the start of `code` is."""
-    prefixes, _, index = opcode(code)
+    prefixes, rex, index = opcode(code)
     first, second, third, fourth = code[index : index + 4].ljust(4, b"\0")
+    if first == 0x0F and second == 0xB1 and third < 0xC0:
+        narrow = not rex & 8 and 0x66 not in prefixes
+        return Special.CMPXCHG if narrow else Special.PLAIN
     if first == 0x0F:
         return _classify_0f(prefixes, second, third, fourth)
     if first in _VEX or first == _EVEX or first in _REFUSED:
@@ -186,7 +188,7 @@ def _classify_0f(prefixes: set[int], second: int, third: int, fourth: int) -> Sp
         if digit in (4, 5) or (digit == 6 and not mandatory):
             return Special.FOREIGN  # XSAVE, XRSTOR, XSAVEOPT
         return Special.MXCSR if digit in (1, 2) else Special.PLAIN
-    if second == 0xB1 and not in_memory:
+    if second == 0xB1:
         return Special.FOREIGN  # CMPXCHG r32, r32
     if second in _REFUSED_0F[mandatory]:
         return Special.FOREIGN

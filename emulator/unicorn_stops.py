@@ -59,6 +59,7 @@ _EXCEPTIONS: Final = {
 
 _WIDTHS: Final = {"byte": 1, "word": 2, "dword": 4, "qword": 8, "xword": 10, "xmmword": 16}
 _WIDEST: Final = 16  # bytes that one store writes
+_CHECKED: Final = (Special.ALIGNED, Special.MXCSR, Special.X87, Special.CMPXCHG)
 _STOPPED_ON: Final = (
     (Mark.GATE, StopReason.GATE),
     (Mark.BREAK, StopReason.BREAK),
@@ -165,7 +166,7 @@ class ExplainedStops:
         if special is Special.PORT:
             name = fence.name(code, self._rip)
             return self._fault(FaultKind.PRIVILEGED, detail=name, tried=False)
-        if special in (Special.ALIGNED, Special.MXCSR, Special.X87):
+        if special in _CHECKED:
             registers = Registers()
             self.save(registers)
             objection = checks.objection(special, code, registers, self.memory)

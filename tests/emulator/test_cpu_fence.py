@@ -141,6 +141,14 @@ def test_aligned_operands_run_in_a_loop_and_count(machine: Machine) -> None:
     assert "0x600008 is not aligned" in stop.fault.detail
 
 
+def test_cmpxchg_of_32_bits_runs_where_rax_has_no_upper_half(machine: Machine) -> None:
+    for rax, executed in ((0, 2), (1 << 39, 0)):
+        cpu = machine("lock cmpxchg [rbx], r12d; syscall", RBX=DATA, R12=7, RAX=rax)
+        assert cpu.run(9).executed == executed
+        assert cpu.memory.u32(DATA) == (7 if executed else 0)
+        assert state(cpu)["RAX"] == rax
+
+
 def test_x87_runs_while_its_stack_holds(machine: Machine) -> None:
     cpu = machine("l: fld1; dec ecx; jnz l; syscall", RCX=9)
     stop = cpu.run(99)
