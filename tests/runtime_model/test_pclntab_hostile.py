@@ -63,7 +63,7 @@ def test_sound_files_have_no_error(version: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=250, derandomize=True, deadline=2000)
+@settings(max_examples=160, derandomize=True, deadline=2000)
 @given(data=st.data())
 def test_flipped_bits_give_clean_errors(version: tuple[int, int], data: st.DataObject) -> None:
     places = data.draw(st.lists(st.sampled_from(interesting(version)), min_size=1, max_size=4))
@@ -74,7 +74,7 @@ def test_flipped_bits_give_clean_errors(version: tuple[int, int], data: st.DataO
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=150, derandomize=True, deadline=2000)
+@settings(max_examples=100, derandomize=True, deadline=2000)
 @given(data=st.data())
 def test_forged_words_give_clean_errors(version: tuple[int, int], data: st.DataObject) -> None:
     """Sizes, offsets and pointers at their extremes, wherever they stand."""
