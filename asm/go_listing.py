@@ -36,20 +36,20 @@ _DUMP = re.compile(r"\s*0x(?P<at>[0-9a-f]{4,})(?P<data>(?: [0-9a-f]{2}){1,16})(?
 _RELOCATION = re.compile(
     r"\s*rel (?P<at>\d+)\+(?P<size>\d+) t=(?P<type>\S+) (?P<name>.*)(?P<add>[+-]\d+)\s*$"
 )
-_SYMBOL = re.compile(
-    r"(?P<name>.*?)(?:<\w+>)? (?:(?P<kind>S[A-Z0-9]+) )?"
-    r"(?P<flags>(?:[a-z]+ )*)size=(?P<size>\d+)(?P<rest>(?: .*)?)$"
-)
-_TEXT = re.compile(r"TEXT (?P<name>.*?)\(SB\)\s*(?P<file>.*?)\s*$")
+_SIZE = re.compile(r" size=(\d+)(?: |$)")
+_KIND = re.compile(r"S[A-Z0-9]+")
+_FLAGS = frozenset({"static", "dupok", "cfunc", "nosplit", "topframe", "asm"})
+_ABI = re.compile(r"<\w+>$")
+_TEXT = re.compile(r"TEXT (?P<name>.*?)\(SB\)(?:\s|$)")
 _CODE = re.compile(
     r"\s*(?P<file>\S.*?|\?):(?P<line>-?\d+)\s+0x(?P<pc>[0-9a-f]+)\s+(?P<data>(?:[0-9a-f]{2})+)"
-    r"\s+(?P<text>\S.*?)\s*$"
+    r"\s+(?P<text>\S.*)$"
 )
 # What the go command and the compiler print among the lines: packages, notes, our own settings.
 _ASIDE = re.compile(r"\s*(?:#.*|//.*|\S+\.(?:go|s):\d+(?::\d+)?: .*)?$")
 _PLACE = re.compile(r"(?P<file>.*?):(?P<line>\d+)(?::\d+)?$")
 _DIRECTIVE = re.compile(
-    r"TEXT\s+.*?\(SB\), (?P<flags>[^$]*), \$(?P<frame>-?\d+)(?:-(?P<args>\d+))?\s*$"
+    r"TEXT\s+.*?\(SB\), (?P<flags>[\w|+()]*), \$(?P<frame>-?\d+)(?:-(?P<args>\d+))?\s*$"
 )
 _PCDATA = re.compile(r"PCDATA\s+\$(\d+), \$(-?\d+)\s*$")
 _PSEUDO = ("TEXT", "PCDATA", "FUNCDATA")
@@ -116,7 +116,11 @@ class Listing:
 
 def is_listing(text: str) -> bool:
     """Whether a text is a listing of Go's tools, by its first line that says something."""
-    return _tool(text.splitlines()) is not None
+    return _tool(_lines(text)) is not None
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.split("\n")]
 
 
 def read(source: Source) -> Listing | None:
@@ -125,7 +129,7 @@ def read(source: Source) -> Listing | None:
     Raises:
         AsmError: it is one, but incomplete or damaged.
     """
-    lines = source.text.splitlines()
+    lines = _lines(source.text)
     tool = _tool(lines)
     if tool is None:
         return None
@@ -146,9 +150,28 @@ def _tool(lines: list[str]) -> str | None:
     return None
 
 
+class _Head(NamedTuple):
+    name: str
+    kind: str
+    size: int
+
+
+def _head(line: str) -> _Head | None:
+    """The line that begins a symbol: its name may hold spaces, words with a meaning follow."""
+    match = _SIZE.search(line)
+    if match is None:
+        return None
+    words = line[: match.start()].split(" ")
+    while words and words[-1] in _FLAGS:
+        words.pop()
+    kind = words.pop() if words and _KIND.fullmatch(words[-1]) else ""
+    size = match[1] if len(match[1]) < len(str(MAX_SYMBOL)) + 2 else str(MAX_SYMBOL + 1)
+    return _Head(_ABI.sub("", " ".join(words)), kind, int(size))
+
+
 def _is_symbol(line: str) -> bool:
-    match = _SYMBOL.match(line)
-    return match is not None and (match["kind"] is not None or ":" in match["name"])
+    head = _head(line)
+    return head is not None and bool(head.kind or ":" in head.name)
 
 
 def _error(source: Source, line: int, message: str, note: str | None = None) -> AsmError:
@@ -184,13 +207,12 @@ def _read_compile(source: Source, lines: list[str]) -> list[Listed]:
             if relocation.at + relocation.size > current.size:
                 raise _error(source, number, f"beyond the {current.size} bytes of {current.name}")
             current.relocations.append(relocation)
-        elif match := _SYMBOL.match(line):
+        elif head := _head(line):
             if current is not None:
                 _complete(source, current)
-            size = int(match["size"])
-            if size > MAX_SYMBOL:
+            if head.size > MAX_SYMBOL:
                 raise _error(source, number, f"a symbol of more than {MAX_SYMBOL >> 20} MiB")
-            current = Listed(_name(match["name"]), number, match["kind"] or "", size)
+            current = Listed(_name(head.name), number, head.kind, head.size)
             symbols.append(current)
         elif not _ASIDE.match(line):
             raise _error(source, number, "no line of a listing of go tool compile -S")

@@ -28,7 +28,7 @@ _TOKEN = re.compile(
             | \d[\d_]*\.[\d_]*(?:[eE][+-]?\d+)? | \d[\d_]*[eE][+-]?\d+
             | \.\d[\d_]*(?:[eE][+-]?\d+)?)
   | (?P<int>0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*)
-  | (?P<string>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+  | (?P<string>"(?:[^"\\\n]|\\[^\n]?)*(?:(?P<closed>")|(?=\n)|\Z)|`[^`]*`)
   | (?P<char>'(?:[^'\\\n]|\\[^\n]+?)')
   | (?P<op><<|>>|->|@>|.)
     """,
@@ -78,6 +78,9 @@ def tokenize(source: Source) -> tuple[list[list[Token]], list[Fault]]:
         if kind is IDENT:
             if not word.isascii():
                 word = word.replace("·", ".").replace("∕", "/")
+        elif kind is STRING and word[0] == '"' and match["closed"] is None:
+            faults.append(Fault(Span(source, start, start + 1), "string is not closed"))
+            continue
         elif word == "/" and text.startswith("/*", start):
             faults.append(Fault(Span(source, start, start + 2), "comment is not closed"))
             break

@@ -77,9 +77,14 @@ class Parser:
         return Fault(fault.span, f"{name}: not in the table of {table}", note)
 
     def _statement(self, tokens: list[Token]) -> None:
-        while len(tokens) >= 2 and tokens[1].text == ":" and tokens[0].kind is IDENT:
-            self._pending.append((tokens[0].text, tokens[0]))
-            tokens = tokens[2:]
+        labels = 0
+        while labels + 1 < len(tokens) and tokens[labels + 1].text == ":":
+            label = tokens[labels]
+            if label.kind is not IDENT:
+                break
+            self._pending.append((label.text, label))
+            labels += 2
+        tokens = tokens[labels:]
         if not tokens:
             return
         word = tokens[0]

@@ -369,7 +369,7 @@ def _text_of(listed: Listed, piece: _Piece) -> tuple[str, Position]:
 
 def _named(text: str) -> tuple[str, int]:
     """The symbol and offset in the text of a disassembled line."""
-    match = _SYMBOL.search(text)
+    match = _SYMBOL.search(text) if "(SB)" in text else None
     if match is None:
         return "", 0
     name = match["name"].split(", ")[-1] if match["name"].count("(") == 0 else match["name"]

@@ -104,7 +104,7 @@ def encode(insn: Insn) -> Encoded | None:
         return _emit_vector(
             sse.EXTRACT[name], two.number, first, w=int(name == "pextrq"), imm=immediate
         )
-    if name in _FROM_MEMORY and two:
+    if name in _FROM_MEMORY and one and two:
         raise CannotEncodeError("no encoding for these operands")
     table = sse.LOAD if immediate < 0 else sse.LOAD_IMM
     if name in table and one and (two is None or two.kind == one.kind):

@@ -34,8 +34,10 @@ SYNTAXES = ("intel", "att")
 MAX_FILL = 1 << 20
 MAX_ALIGNMENT = 4096
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*|#[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
-_SEMICOLON = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)'|;")
+_COMMENT = re.compile(
+    r"/\*.*?(?:\*/|\Z)|//[^\n]*|#[^\n]*|\"(?:[^\"\\\n]|\\[^\n]?)*(?:\"|$)", re.DOTALL | re.MULTILINE
+)
+_SEMICOLON = re.compile(r"\"(?:[^\"\\]|\\.?)*(?:\"|\Z)|'(?:[^'\\]|\\.)'|;")
 _WIDTHS = {
     ".byte": 1, ".short": 2, ".word": 2, ".hword": 2, ".value": 2, ".long": 4, ".int": 4,
     ".quad": 8, "db": 1, "dw": 2, "dd": 4, "dq": 8,
@@ -90,11 +92,14 @@ class Reader:
     # Statements
 
     def _statement(self, tokens: list[Token], span: Span) -> None:
-        while len(tokens) >= 2 and tokens[1].text == ":":
-            if tokens[0].kind not in {"word", "number"}:
-                raise Fault(tokens[0].span, f"{tokens[0].text} is no label")
-            self._label(tokens[0])
-            tokens = tokens[2:]
+        labels = 0
+        while labels + 1 < len(tokens) and tokens[labels + 1].text == ":":
+            label = tokens[labels]
+            if label.kind not in {"word", "number"}:
+                raise Fault(label.span, f"{label.text} is no label")
+            self._label(label)
+            labels += 2
+        tokens = tokens[labels:]
         if not tokens:
             return
         # NASM writes the label of data without a colon.
@@ -392,6 +397,10 @@ def _statements(
     source: Source, diagnostics: Diagnostics, *, att: bool
 ) -> list[tuple[list[Token], Span]]:
     """The statements of a text, comments left out."""
+    for comment in _COMMENT.finditer(source.text):
+        if comment[0].startswith("/*") and (len(comment[0]) < 4 or not comment[0].endswith("*/")):
+            span = Span(source, comment.start(), comment.start() + 2)
+            diagnostics.add(Fault(span, "comment is not closed"))
     text = _COMMENT.sub(
         lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), source.text
     )
