@@ -239,8 +239,19 @@ def test_a_hopeless_file_gets_at_most_a_hundred_messages() -> None:
         "TEXT ·f(SB), 4, $0\n" + "BYTE $0x66\n" * 10_000 + "RET\n",
         "TEXT ·f(SB), 4, $0\nMOVQ $0x" + "1" * 100_000 + ", AX\nRET\n",
         "TEXT ·f(SB), 4, $0\nMOVQ $" + "9" * 100_000 + ", AX\nRET\n",
+        "a: " * 30_000,
+        '"' + '\\"' * 30_000,
     ],
-    ids=["continuations", "jumps", "returns", "bytes", "hexadecimal", "decimal"],
+    ids=[
+        "continuations",
+        "jumps",
+        "returns",
+        "bytes",
+        "hexadecimal",
+        "decimal",
+        "labels",
+        "quotes",
+    ],
 )
 def test_large_inputs_do_not_take_quadratic_time(text: str) -> None:
     start = time.perf_counter()

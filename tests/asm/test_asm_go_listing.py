@@ -6,7 +6,9 @@ type descriptors left out) and `go tool objdump -s '^main\\.'`.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,32 @@ def test_go_assembly_is_no_listing() -> None:
         "# x\n#define A 1\n",
     ):
         assert go_listing.read(Source("x", text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a " * 50_000,
+        "a " * 50_000 + "size=",
+        "TEXT x(SB)" + " " * 50_000 + "x",
+        "\t0x0000 00000 (f:1)\tTEXT\t" + "(SB), " * 30_000,
+        "TEXT f(SB) x\n f:1 0x10 e800000000 CALL " + "a " * 30_000 + "\n",
+    ],
+    ids=["words", "size", "text", "flags", "name"],
+)
+def test_long_lines_do_not_take_quadratic_time(text: str) -> None:
+    start = time.perf_counter()
+    with contextlib.suppress(AsmError):
+        listing = go_listing.read(Source("x", text))
+        if listing is not None:
+            relink.link(listing, text_address=0x400000, data_address=0x500000, externs={})
+    # The quadratic ways took minutes: this is no measurement of speed.
+    assert time.perf_counter() - start < 20
+
+
+def test_lines_are_counted_as_editors_count_them() -> None:
+    with pytest.raises(AsmError, match=r"^x:2:1: "):
+        go_listing.read(Source("x", "# a\u2028b\x0bc\nmain.f STEXT size=1\n"))
 
 
 HEAD = (

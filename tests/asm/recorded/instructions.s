@@ -211,3 +211,10 @@ done:
 DATA data<>+0(SB)/8, $·loop(SB)
 DATA data<>+8(SB)/8, $"abc"
 GLOBL data<>(SB), RODATA, $16
+
+TEXT ·stores(SB), NOSPLIT, $0
+	MOVHPS X1, (BX)
+	MOVLPD (BX), X1
+	MOVLPS X11, (R11)
+	MOVHPD (R11), X2
+	RET
