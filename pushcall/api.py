@@ -87,7 +87,8 @@ def check(
 
     all_direct: each preemption goes through the whole runtime, none through a batch (slow).
     """
-    return checking.check(program(source, directory, **given).config, all_direct=all_direct)
+    config = program(source, directory, **given).config
+    return checking.check(config, all_direct=all_direct, budget=given.get("budget"))
 
 
 def run(

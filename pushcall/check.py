@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 # others in batches (batch.py).
 DIRECT_PER_PC: Final = 2
 DIRECT_EVERY: Final = 997
+BUDGET: Final = 2_000_000  # instructions of a program that is left alone: minutes of checking
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 # Registers that belong to the thread, not to the goroutine.
@@ -89,7 +90,12 @@ class Check:
     """One run of the check; `result` grows while it goes on."""
 
     def __init__(
-        self, config: Config, *, all_direct: bool = False, only: frozenset[int] | None = None
+        self,
+        config: Config,
+        *,
+        all_direct: bool = False,
+        budget: int | None = None,
+        only: frozenset[int] | None = None,
     ) -> None:
         self.config = config
         self.all_direct = all_direct
@@ -102,7 +108,7 @@ class Check:
             raise BadProgramError(
                 f"Go {config.version} has no asynchronous preemption: there is nothing to check"
             )
-        self.budget = config.budget
+        self.budget = budget or BUDGET
         self.twin = Side(alone)
         self.side = Side(alone, self.twin)
         self.result = CheckResult(str(config.version), self.side.machine.cpu.name)
@@ -152,7 +158,7 @@ class Check:
             except GuestStopped as stopped:
                 result.crash = describe(twin.rt, stopped)
                 break
-            if self.budget is not None and twin.machine.instructions > self.budget:
+            if twin.machine.instructions > self.budget:
                 result.findings.append(
                     f"the snippet does not end within {self.budget} instructions"
                 )
@@ -422,14 +428,16 @@ def check(
     progress: Callable[[int], None] = lambda _: None,
     *,
     all_direct: bool = False,
+    budget: int | None = None,
 ) -> CheckResult:
     """Preempts the program at every boundary that it executes. See the module's text.
 
     all_direct: each preemption goes through the whole runtime, none through a batch.
+    budget: instructions within which the program must end when left alone; BUDGET if not given.
     """
-    first = Check(config, all_direct=all_direct)
+    first = Check(config, all_direct=all_direct, budget=budget)
     result = first.run(progress)
     if first.suspects and not result.interrupted:
-        again = Check(config, only=frozenset(first.suspects)).run(progress)
+        again = Check(config, budget=budget, only=frozenset(first.suspects)).run(progress)
         result.add(again)
     return result

@@ -57,7 +57,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="FILE",
                 help="Assembly file with an asyncPreempt to use in place of Pushcall's.",
             ),
-            click.option("--budget", type=int, metavar="N", help="Stop after N instructions."),
+            click.option(
+                "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
+            ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         )
     ):
@@ -134,6 +136,8 @@ def _timer(given: dict[str, Any]) -> tuple[Any, Any]:
         at = tuple(int(n) for n in given["at"].split(",")) if given["at"] else ()
     except ValueError:
         raise UsageError(f"--at {given['at']}: not numbers with commas between") from None
+    if any(n < 0 for n in at):
+        raise UsageError(f"--at {given['at']}: instructions are counted from 0")
     injection = Injection(given["every"], at, given["at_pc"], given["random_seed"])
     return Policy(force_preempt_ns=None), injection
 
@@ -193,7 +197,7 @@ def check(file: Path, as_json: bool, **given: Any) -> int:
 
     program = load(file, _options(given))
     with progress("boundaries") as report:
-        result = checking.check(program.config, report)
+        result = checking.check(program.config, report, budget=given["budget"])
     if as_json:
         _print_json(result.to_json())
     else:

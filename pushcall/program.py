@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "expect")
+_NUMBERS: Final = ("goroutines", "procs", "budget")
+MAX_SOURCE: Final = 16 << 20  # bytes of an assembly file
 _HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
 _ELF_MAGIC: Final = b"\x7fELF"
 _MACRO: Final = re.compile(r"^\s*#define\s+(\w+)\s+(\S.*?)\s*(?://.*)?$", re.MULTILINE)
@@ -66,9 +68,12 @@ class Options:
 def read_source(path: Path) -> Source:
     """The text of an assembly file; UsageError for what cannot be one."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_SOURCE + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_SOURCE and not data.startswith(_ELF_MAGIC):
+        raise UsageError(f"{path}: more than {MAX_SOURCE >> 20} MiB: not an assembly file")
     if data.startswith(_ELF_MAGIC):
         raise UsageError(f"{path}: an ELF file; this command reads assembly text")
     try:
@@ -98,7 +103,7 @@ def from_source(source: Source, options: Options) -> Program:
     for name in ("goroutines", "procs", "budget"):
         value = getattr(options, name)
         if value is None and name in header:
-            value = _number(source, name, header[name][-1])
+            value = int(header[name][-1], 0)
         if value is not None:
             config = replace(config, **{name: value})
     entry = options.entry or header.get("entry", ("",))[-1]
@@ -126,20 +131,16 @@ def _header(source: Source) -> dict[str, list[str]]:
             continue
         for word in match[1].split():
             key, equals, value = word.partition("=")
+            message = None
             if not equals or key not in HEADER_KEYS:
+                message = f"pushcall: no setting {key}; there are: {', '.join(HEADER_KEYS)}"
+            elif key in _NUMBERS and not re.fullmatch(r"\d+|0x[0-9a-fA-F]+", value):
+                message = f"pushcall: {key} is a number, not {value or 'nothing'}"
+            if message is not None:
                 position = Position(source.name, number, line.index(word) + 1)
-                known = ", ".join(HEADER_KEYS)
-                message = f"pushcall: no setting {key}; there are: {known}"
                 raise AsmError((Diagnostic(position, message, line, len(word)),))
             found.setdefault(key, []).append(value)
     return found
-
-
-def _number(source: Source, name: str, text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise UsageError(f"{source.name}: {name}={text} is not a number") from None
 
 
 def _define(text: str) -> tuple[str, str]:

@@ -327,3 +327,27 @@ def test_assembly_functions_are_never_preempted_under_gos_own_rule(run: Any) -> 
     assert status == 0
     assert "0 asynchronous preemptions" in out
     assert "refused: assembly function" in out
+
+
+def test_a_setting_that_is_no_number_is_shown_in_place(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "header.s"
+    path.write_text("// pushcall: procs=many\nTEXT main·main(SB), 4, $0\n\tRET\n")
+    first, _, caret, *_ = refused(run, "run", path).splitlines()
+    assert first.startswith(f"{path}:1:14: pushcall: procs is a number, not many")
+    assert caret == " " * 13 + "^" + "~" * 9
+
+
+def test_an_endless_file_is_refused(run: Any) -> None:
+    assert "more than 16 MiB" in refused(run, "run", "/dev/zero")
+
+
+@pytest.mark.parametrize("options", [("--at=-5",), ("--budget", "0"), ("--every", "0")])
+def test_a_number_below_its_range_is_refused(run: Any, options: tuple[str, ...]) -> None:
+    refused(run, "run", EXAMPLES / "add.s", *options)
+
+
+def test_check_gives_up_on_a_program_that_does_not_end(run: Any, snippet: Any) -> None:
+    status, out, _ = run("check", snippet("again: JMP again"), "--budget", "3000")
+    assert status == 1
+    assert "does not end within 3000 instructions" in out
+    assert "preserved: every" not in out
