@@ -49,10 +49,13 @@ def _runtime_file() -> Contender | None:
         include_dirs=(root / "src/runtime",),
     )
     externs: dict[str, int] = {}
-    try:
-        _assemble(source, target, externs)
-    except AsmError as error:
-        externs |= {d.message.split()[-1]: 0x600000 for d in error.diagnostics}
+    missing = True
+    while missing:  # only so many errors are reported at a time
+        try:
+            _assemble(source, target, externs)
+            missing = False
+        except AsmError as error:
+            externs |= {d.message.split()[-1]: 0x600000 for d in error.diagnostics}
     return Contender(f"asm_amd64.s of {VERSION}", lambda: _assemble(source, target, externs))
 
 
