@@ -14,7 +14,17 @@ from runtime_model.runtime import named
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
-    from runtime_model.runtime2 import G
+    from runtime_model.runtime2 import G, P
+
+
+def poison_scratch(rt: Runtime, pp: P) -> None:
+    """Overwrites the P's scratch area, where a preemption begins and when its state is saved.
+
+    What asyncPreempt does not save is not found there; and after xRegSave the area belongs to
+    whoever is preempted on the P next.
+    """
+    size = rt.layout.size("xRegState")
+    rt.memory.write(pp.field_address("xRegs.scratch"), STACK_POISON * size)
 
 
 @named
@@ -29,10 +39,8 @@ def xRegSave(rt: Runtime, gp: G) -> None:
         pp.xRegs_cache = 0
     else:
         dest = rt.persistentalloc(size)
-    scratch = rt.memory.view(pp.field_address("xRegs.scratch"), size)
-    rt.memory.write(dest, scratch)
-    # The scratch area belongs to the next preemption on this P now.
-    scratch[:] = STACK_POISON * size
+    rt.memory.write(dest, rt.memory.view(pp.field_address("xRegs.scratch"), size))
+    poison_scratch(rt, pp)
     gp.xRegs_state = dest
 
 

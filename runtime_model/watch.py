@@ -2,7 +2,8 @@
 
 The observer of the machine: it names the functions that a thread goes through, remembers what a
 goroutine's registers and stack were when the signal hit, and compares when the goroutine executes
-its own code again, on whichever M that is. It reads the machine and changes nothing.
+its own code again, on whichever M that is. It changes nothing but what a preemption leaves to
+chance: the dead stack and the P's scratch area are poisoned when pushCall is done.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.events import Event, Faulted, FrameBuilt
 from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
 from runtime_model.poison import Poison
+from runtime_model.preempt_xreg import poison_scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +93,8 @@ class Watch:
             )
             # What lies below the interrupted RSP is anybody's.
             rt.poison_dead_stack(event.rsp_after)
+            if rt.version.extended_registers:
+                poison_scratch(rt, rt.p(mp.p))
 
     # The machine's observer.
 

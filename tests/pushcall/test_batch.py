@@ -91,3 +91,18 @@ def test_a_refused_boundary_is_counted_in_batches_too() -> None:
     assert batched.unsafe == direct.unsafe == 12
     assert batched.refusals == direct.refusals
     assert batched.points == direct.points == batched.boundaries - 12
+
+
+@pytest.mark.parametrize("all_direct", [False, True])
+def test_a_vector_of_zero_is_not_found_in_an_area_of_zeros(all_direct: bool) -> None:
+    """p.xRegs.scratch begins as zeros: a save that is missing must not pass for one of zero."""
+    text = (
+        '#include "textflag.h"\nTEXT main·main(SB), NOSPLIT, $0-0\n'
+        "\tPXOR X5, X5\n\tXORL AX, AX\n\tINCQ AX\n\tINCQ AX\n\tRET\n"
+    )
+    good = xregs_text()
+    save = next(line for line in good.splitlines() if line.strip().startswith("MOVUPS X5,"))
+    mutant = good.replace(save + "\n", "")
+    result = check(text, go="1.27", trampoline=mutant, all_direct=all_direct)
+    assert [(loss.register, loss.points) for loss in result.losses] == [("XMM5", result.points)]
+    assert result.points == 5
