@@ -19,6 +19,7 @@ from runtime_model.policy import Policy, forcePreemptNS
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "expect")
@@ -39,11 +40,30 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class ExpectedVerdict:
+    """What a check is to find: `lost` at all, and which registers exactly, if they are named."""
+
+    lost: bool
+    registers: frozenset[str] | None = None
+
+    def holds(self, lost: Iterable[str]) -> bool:
+        """Whether a check that lost these registers found what was expected."""
+        found = frozenset(lost)
+        return bool(found) == self.lost and self.registers in {None, found}
+
+    def __str__(self) -> str:
+        if self.registers is not None:
+            return f"lost:{','.join(sorted(self.registers))}"
+        return "lost" if self.lost else "preserved"
+
+
+@dataclass(frozen=True)
 class Program:
-    """A configuration and what is expected of its run."""
+    """A configuration, and what is expected of its run and of its check."""
 
     config: Config
     expectations: tuple[Expectation, ...] = ()
+    verdict: ExpectedVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +137,9 @@ def from_source(source: Source, options: Options) -> Program:
         trampoline=options.trampoline,
     )
     macros = dict(_MACRO.findall(source.text)) | defines
-    texts = options.expect or tuple(header.get("expect", ()))
-    return Program(config, tuple(_expectation(text, macros) for text in texts))
+    verdict, registers = _split(header.get("expect", []))
+    texts = options.expect or registers
+    return Program(config, tuple(_expectation(text, macros) for text in texts), verdict)
 
 
 def _header(source: Source) -> dict[str, list[str]]:
@@ -141,6 +162,24 @@ def _header(source: Source) -> dict[str, list[str]]:
                 raise AsmError((Diagnostic(position, message, line, len(word)),))
             found.setdefault(key, []).append(value)
     return found
+
+
+_VERDICT: Final = re.compile(r"(preserved)|lost(?::([A-Z0-9]+(?:,[A-Z0-9]+)*))?")
+
+
+def _split(texts: Iterable[str]) -> tuple[ExpectedVerdict | None, tuple[str, ...]]:
+    """The verdict that a header expects, and its expectations of registers."""
+    verdict, registers = None, []
+    for text in texts:
+        match = _VERDICT.fullmatch(text)
+        if match is None:
+            registers.append(text)
+        elif verdict is not None:
+            raise UsageError(f"expect {text}: {verdict} is expected already")
+        else:
+            names = frozenset(match[2].split(",")) if match[2] else None
+            verdict = ExpectedVerdict(match[1] is None, names)
+    return verdict, tuple(registers)
 
 
 def _define(text: str) -> tuple[str, str]:

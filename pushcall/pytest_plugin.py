@@ -3,7 +3,9 @@
     def test_my_trampoline(pushcall):
         pushcall.check("loop.s", trampoline="my_asyncPreempt.s", go="1.22")
 
-Registered as entry point `pytest11`; it does nothing, and imports nothing, until it is used.
+Assembly files whose paths match a pattern of the ini option `pushcall_files` are collected as tests
+(pytest_files.py). Registered as entry point `pytest11`; it does nothing, and imports nothing of the
+emulator, until it is used.
 """
 
 from __future__ import annotations
@@ -18,7 +20,27 @@ if TYPE_CHECKING:
     from pushcall.run import Outcome
     from pushcall.verdict import CheckResult
 
-__all__ = ["Checker", "pushcall"]
+__all__ = ["Checker", "pushcall", "pytest_addoption", "pytest_collect_file"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The ini option `pushcall_files`: patterns such as `asm/*.s`, relative to the root folder."""
+    parser.addini(
+        "pushcall_files", "assembly files that are tests (patterns)", type="args", default=[]
+    )
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """A file that matches one of `pushcall_files`."""
+    patterns = parent.config.getini("pushcall_files")
+    if not patterns:
+        return None
+    path = file_path.relative_to(parent.config.rootpath)
+    if not any(path.match(pattern) for pattern in patterns):
+        return None
+    from pushcall.pytest_files import AssemblyFile
+
+    return AssemblyFile.from_parent(parent, path=file_path)
 
 
 class Checker:
