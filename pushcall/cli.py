@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.binary_cli import audit, safepoints
+from pushcall.shell_cli import completion, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,16 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every command on a snippet takes."""
     for option in reversed(
         (
-            click.option("--go", metavar="VERSION", help="Go version to model, 1.13 to 1.27."),
+            click.option(
+                "--go",
+                metavar="VERSION",
+                help="Go version to model, 1.13 to 1.27.",
+                shell_complete=lambda _context, _parameter, begun: [
+                    version
+                    for minor in range(13, 28)
+                    if (version := f"1.{minor}").startswith(begun)
+                ],
+            ),
             click.option("--entry", metavar="SYMBOL", help="Function that goroutines start in."),
             click.option(
                 "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro."
@@ -99,13 +109,21 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="pushcall")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=version,
+    help="Show the versions of Pushcall and of its engines.",
+)
 def cli() -> None:
     """Interrupt x86-64 code between any two instructions exactly as Go's runtime does."""
 
 
 cli.add_command(safepoints)
 cli.add_command(audit)
+cli.add_command(completion)
 
 
 def _options(given: dict[str, Any], **more: Any) -> Any:
@@ -279,7 +297,7 @@ def _print_json(document: dict[str, Any]) -> None:
 def main() -> None:
     """Runs the command line; every expected failure is one message on standard error."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="pushcall", standalone_mode=False)
     except click.exceptions.Abort:
         status = 130
     except click.ClickException as error:
