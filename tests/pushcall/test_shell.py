@@ -32,6 +32,7 @@ def test_bash_completes_commands_options_and_versions(tmp_path: Path) -> None:
     complete -p pushcall
     for words in 'pushcall ch' 'pushcall check --tramp' 'pushcall run --go 1.2'; do
         COMP_WORDS=($words) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        COMPREPLY=()
         _pushcall_completion pushcall
         echo "${{COMPREPLY[@]}}"
     done
