@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
+from emulator.events import Event, FrameBuilt, SystemCall
 from emulator.linux.signal_abi import SaFlags, SigAction
 from emulator.machine import Machine
 from emulator.memory import Memory, Prot
@@ -44,6 +45,11 @@ def syscall(number: int, *arguments: int) -> str:
     return "; ".join([*loads, f"mov eax, {number}", "syscall"]) + ";"
 
 
+def exits(code: str) -> str:
+    """The instructions that end the process with this status."""
+    return f"mov rdi, {code}; mov eax, {EXIT_GROUP}; syscall"
+
+
 def stack_top(index: int) -> int:
     return STACK + (index + 1) * STACK_SIZE
 
@@ -72,3 +78,17 @@ def install(
     """What rt_sigaction does, without the instructions."""
     flags |= SaFlags.SIGINFO | SaFlags.RESTORER
     machine.linux.actions[signo] = SigAction(handler, flags, RESTORER, mask)
+
+
+def recorded(machine: Machine) -> list[Event]:
+    log: list[Event] = []
+    machine.events.subscribe(log.append)
+    return log
+
+
+def frames(log: list[Event]) -> list[FrameBuilt]:
+    return [event for event in log if isinstance(event, FrameBuilt)]
+
+
+def calls(log: list[Event], name: str) -> list[SystemCall]:
+    return [event for event in log if isinstance(event, SystemCall) and event.name == name]

@@ -10,7 +10,6 @@ from small_computer import (
     CODE,
     DATA,
     EXIT,
-    EXIT_GROUP,
     FUTEX,
     HANDLER,
     NANOSLEEP,
@@ -20,6 +19,7 @@ from small_computer import (
     WATCHED,
     assemble,
     computer,
+    exits,
     install,
     stack_top,
     start,
@@ -41,10 +41,6 @@ CLOCK_GETTIME, GETTIMEOFDAY, CLOCK_NANOSLEEP, SCHED_YIELD = 228, 96, 230, 24
 GETPID, GETTID, ARCH_PRCTL, SET_TID_ADDRESS = 39, 186, 158, 218
 GO_CLONE_FLAGS = 0x50F00  # of newosproc: VM FS FILES SIGHAND SYSVSEM THREAD
 WAIT, WAKE, PRIVATE = 0, 1, 128
-
-
-def exits(code: str) -> str:
-    return f"mov rdi, {code}; mov eax, {EXIT_GROUP}; syscall"
 
 
 def result_of(call: str) -> int:

@@ -10,10 +10,7 @@ from small_computer import (
     ALT_SIZE,
     CODE,
     DATA,
-    EXIT_GROUP,
-    FUTEX,
     HANDLER,
-    NANOSLEEP,
     OTHER,
     PID,
     RESTORER,
@@ -21,16 +18,18 @@ from small_computer import (
     RT_SIGPROCMASK,
     SIGALTSTACK,
     TGKILL,
-    assemble,
     computer,
+    exits,
+    frames,
     install,
+    recorded,
     stack_top,
     start,
     syscall,
 )
 
-from emulator.events import Event, FrameBuilt, SignalReturned, SignalSent, SystemCall
-from emulator.fault import GuestFault, GuestStopped
+from emulator.events import SignalReturned, SignalSent
+from emulator.fault import GuestStopped
 from emulator.linux import signal_frame
 from emulator.linux.errno import Errno
 from emulator.linux.signal_abi import (
@@ -45,7 +44,6 @@ from emulator.linux.signal_abi import (
 )
 from emulator.linux.signal_frame import OFFSETS, SIGINFO, UCONTEXT
 from emulator.linux.signals import GuestKilled, deliver, send
-from emulator.linux.threads import ThreadState
 
 if TYPE_CHECKING:
     from emulator.machine import Machine
@@ -53,24 +51,6 @@ if TYPE_CHECKING:
 USR1, USR2, URG = Signal.SIGUSR1, Signal.SIGUSR2, Signal.SIGURG
 HANDLED = DATA + 0x100  # counts calls of the handler
 KILL_SELF = syscall(TGKILL, PID, PID, USR1)
-
-
-def exits(code: str) -> str:
-    return f"mov rdi, {code}; mov eax, {EXIT_GROUP}; syscall"
-
-
-def recorded(machine: Machine) -> list[Event]:
-    log: list[Event] = []
-    machine.events.subscribe(log.append)
-    return log
-
-
-def frames(log: list[Event]) -> list[FrameBuilt]:
-    return [event for event in log if isinstance(event, FrameBuilt)]
-
-
-def calls(log: list[Event], name: str) -> list[SystemCall]:
-    return [event for event in log if isinstance(event, SystemCall) and event.name == name]
 
 
 def pend(machine: Machine, signo: int, tid: int = PID) -> None:
@@ -440,162 +420,3 @@ def test_process_directed_signal_goes_to_a_thread_that_does_not_block_it() -> No
     start(machine, OTHER, 1)
     machine.run()
     assert frames(log)[0].tid == PID + 1
-
-
-# rt_sigreturn honours every changed field
-
-
-def changed(handler: str, after: str = "", **start_values: int) -> Machine:
-    machine = computer(
-        {CODE: f"{KILL_SELF} {after or exits('0')}", HANDLER: f"{handler}; ret", OTHER: exits("99")}
-    )
-    install(machine, USR1)
-    start(machine, **start_values)
-    return machine
-
-
-def test_changed_rip_and_rsp_in_the_ucontext_are_where_the_thread_goes_on() -> None:
-    machine = changed(
-        f"mov rax, {OTHER}; mov [rdx + {OFFSETS['RIP']}], rax;"
-        f"mov rax, {DATA + 0x800}; mov [rdx + {OFFSETS['RSP']}], rax"
-    )
-    assert machine.run() == 99
-    assert machine.threads[PID].registers["RSP"] == DATA + 0x800
-
-
-def test_pushed_return_address_as_gos_pushcall_does_it() -> None:
-    machine = changed(
-        f"mov rcx, [rdx + {OFFSETS['RSP']}]; sub rcx, 8; mov [rdx + {OFFSETS['RSP']}], rcx;"
-        f"mov rax, [rdx + {OFFSETS['RIP']}]; mov [rcx], rax;"
-        f"mov eax, {CODE + 0x800}; mov [rdx + {OFFSETS['RIP']}], rax",
-        exits("rbx"),
-    )
-    machine.memory.write(CODE + 0x800, assemble("mov rbx, 55; ret", CODE + 0x800))
-    rsp = machine.threads[PID].registers["RSP"]
-    assert machine.run() == 55
-    assert machine.threads[PID].registers["RSP"] == rsp
-
-
-@pytest.mark.parametrize("name", ["RBX", "RBP", "R8", "R11", "R14", "RCX", "RAX"])
-def test_changed_general_register(name: str) -> None:
-    machine = changed(f"mov byte ptr [rdx + {OFFSETS[name]}], 200", "hlt")
-    with pytest.raises(GuestFault):
-        machine.run()
-    assert machine.threads[PID].registers[name] & 0xFF == 200
-
-
-def test_changed_flags_are_the_users_alone() -> None:
-    machine = changed(f"mov eax, 0x38D5; mov [rdx + {OFFSETS['RFLAGS']}], rax", "hlt")
-    with pytest.raises(GuestFault):
-        machine.run()
-    # 0x38d5 asks for IOPL 3 and no IF. RF is what the processor saves for the fault.
-    assert machine.threads[PID].registers["RFLAGS"] & ~0x10000 == 0xAD7
-
-
-def test_changed_xmm_in_the_fpstate() -> None:
-    machine = changed(
-        f"mov rcx, [rdx + {OFFSETS['fpstate']}]; mov eax, 321; mov [rcx + 160 + 16 * 7], rax",
-        f"movq rdi, xmm7; sub rdi, 300; mov eax, {EXIT_GROUP}; syscall",
-    )
-    assert machine.run() == 21
-
-
-def test_changed_sigmask_in_the_ucontext() -> None:
-    machine = changed(f"mov eax, {bit(USR2)}; mov [rdx + {OFFSETS['uc_sigmask']}], rax")
-    assert machine.run() == 0
-    assert machine.threads[PID].sigmask == bit(USR2)
-
-
-def test_bad_fpstate_pointer_is_sigsegv() -> None:
-    machine = changed(f"mov eax, 64; mov [rdx + {OFFSETS['fpstate']}], rax")
-    with pytest.raises(GuestKilled, match="SIGSEGV: bad frame in rt_sigreturn"):
-        machine.run()
-
-
-def test_bad_mxcsr_is_sigsegv() -> None:
-    machine = changed(
-        f"mov rcx, [rdx + {OFFSETS['fpstate']}]; mov eax, 0xFFFFFFFF; mov [rcx + 24], eax"
-    )
-    with pytest.raises(GuestKilled, match="SIGSEGV: bad frame in rt_sigreturn"):
-        machine.run()
-
-
-def test_other_segments_and_the_trap_flag_are_refused() -> None:
-    with pytest.raises(GuestStopped, match="CS=0x23"):
-        changed(f"mov byte ptr [rdx + {OFFSETS['cs']}], 0x23").run()
-    with pytest.raises(GuestStopped, match="trap flag"):
-        changed(f"or dword ptr [rdx + {OFFSETS['RFLAGS']}], 0x100").run()
-
-
-def test_rt_sigreturn_without_a_frame_is_sigsegv() -> None:
-    machine = computer({CODE: f"xor esp, esp; {syscall(15)}"})
-    start(machine)
-    with pytest.raises(GuestKilled, match="bad frame"):
-        machine.run()
-
-
-# Interrupted system calls
-
-
-def interrupted(code: str, flags: int) -> tuple[Machine, list[Event]]:
-    """Thread 0 makes a system call that waits; thread 1 sends SIGUSR1 and then ends the run."""
-    machine = computer(
-        {
-            CODE: f"{code} mov rbx, rax; s: pause; jmp s",
-            OTHER: f"mov rcx, 500; l: dec rcx; jnz l; {syscall(TGKILL, PID, PID, USR1)}"
-            f"mov ecx, 5000; m: dec rcx; jnz m; {exits('0')}",
-            HANDLER: f"inc byte ptr [rdi + {HANDLED - USR1}]; ret",
-        }
-    )
-    install(machine, USR1, flags=flags)
-    log = recorded(machine)
-    start(machine, index=0)
-    start(machine, OTHER, 1)
-    return machine, log
-
-
-@pytest.mark.parametrize("flags", [0, SaFlags.RESTART])
-def test_nanosleep_is_interrupted_with_eintr_even_under_restart_and_tells_the_rest(
-    flags: int,
-) -> None:
-    machine, _ = interrupted(syscall(NANOSLEEP, DATA, DATA + 16), flags)
-    machine.memory.put_u64(DATA, 2)
-    assert machine.run() == 0
-    thread = machine.threads[PID]
-    assert thread.registers["RBX"] == -Errno.EINTR % 2**64
-    assert machine.memory.u8(HANDLED) == 1
-    slept = 2_000_000_000 - (machine.memory.u64(DATA + 16) * 10**9 + machine.memory.u64(DATA + 24))
-    # It began at 4, was interrupted by the tgkill at 1 + 1000 + 5.
-    assert slept == 1006 - 4
-
-
-def test_futex_wait_without_restart_is_interrupted_with_eintr() -> None:
-    machine, _ = interrupted(syscall(FUTEX, DATA, 128, 0, 0), 0)
-    assert machine.run() == 0
-    assert machine.threads[PID].registers["RBX"] == -Errno.EINTR % 2**64
-    assert machine.linux.futex_queue == []
-
-
-def test_futex_wait_under_restart_waits_again_after_the_handler() -> None:
-    machine, log = interrupted(syscall(FUTEX, DATA, 128, 0, 0), SaFlags.RESTART)
-    assert machine.run() == 0
-    thread = machine.threads[PID]
-    assert thread.state is ThreadState.FUTEX
-    assert machine.memory.u8(HANDLED) == 1
-    assert len(calls(log, "futex")) == 2
-    assert machine.linux.futex_queue == [PID]
-
-
-def test_futex_wait_with_timeout_is_interrupted_with_eintr_even_under_restart() -> None:
-    machine, _ = interrupted(syscall(FUTEX, DATA, 128, 0, DATA + 16), SaFlags.RESTART)
-    machine.memory.put_u64(DATA + 16, 1)
-    assert machine.run() == 0
-    assert machine.threads[PID].registers["RBX"] == -Errno.EINTR % 2**64
-
-
-def test_blocked_signal_does_not_interrupt_a_wait() -> None:
-    machine, log = interrupted(syscall(FUTEX, DATA, 128, 0, 0), 0)
-    machine.threads[PID].sigmask = bit(USR1)
-    assert machine.run() == 0
-    assert machine.threads[PID].state is ThreadState.FUTEX
-    assert not frames(log)
