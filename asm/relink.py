@@ -72,7 +72,12 @@ def _capstone() -> Any:
 
 
 def link(
-    listing: Listing, *, text_address: int, data_address: int, externs: Mapping[str, int]
+    listing: Listing,
+    *,
+    text_address: int,
+    data_address: int,
+    externs: Mapping[str, int],
+    anew: bool = False,
 ) -> Image:
     """The image of a listing.
 
@@ -83,15 +88,17 @@ def link(
         text_address: where code may begin.
         data_address: where data goes, or behind the code if that reaches so far.
         externs: addresses of symbols that are defined elsewhere, by linker name.
+        anew: place an objdump's functions like any others.
 
     Raises:
         AsmError: a reference cannot be resolved, or means what is not modelled.
     """
-    return _Relinker(listing, externs).image(text_address, data_address)
+    return _Relinker(listing, externs, anew=anew).image(text_address, data_address)
 
 
 class _Relinker:
-    def __init__(self, listing: Listing, externs: Mapping[str, int]) -> None:
+    def __init__(self, listing: Listing, externs: Mapping[str, int], *, anew: bool) -> None:
+        self.anew = anew
         self.listing = listing
         self.externs = externs
         self.codes: list[_Code] = []
@@ -212,7 +219,7 @@ class _Relinker:
     def _place(self, text_address: int) -> int:
         """Gives functions and stubs their addresses; returns where the code ends."""
         known = [c.listed.address for c in self.codes if c.listed.address is not None]
-        stay = len(known) == len(self.codes) and text_address <= min(known)
+        stay = not self.anew and len(known) == len(self.codes) and text_address <= min(known)
         stay = stay and max(known) < HIGHEST and max(known) - min(known) < MAX_SPAN
         at = text_address
         for code in self.codes:

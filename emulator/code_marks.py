@@ -121,5 +121,6 @@ class CodeMarks:
 def _put(marked: MarkedRegion, start: int, end: int, mark: Mark) -> None:
     first = max(start - marked.region.start, 0)
     last = min(end, marked.region.end) - marked.region.start
-    for offset in range(first, last):
-        marked.marks[offset] |= mark
+    if first < last:
+        table = bytes(i | int(mark) for i in range(256))
+        marked.marks[first:last] = bytes(marked.marks[first:last]).translate(table)

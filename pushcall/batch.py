@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asm.image import Image
     from asm.source import Source
     from runtime_model.runtime import Runtime
+    from runtime_model.trampoline import Trampoline
 
 FRAME: Final = 1024
 WORDS: Final = 560
@@ -65,7 +66,7 @@ class Attempt:
 class Batch:
     """The processor that tries frames, for the trampoline of a booted runtime."""
 
-    def __init__(self, rt: Runtime, trampoline: Source | None) -> None:
+    def __init__(self, rt: Runtime, trampoline: Trampoline | Source | None) -> None:
         self.rt = rt
         image = assemble_batch(
             rt.version, rt.layout, {"batch.done": DONE, "batch.lost": LOST}, trampoline

@@ -5,13 +5,17 @@ The texts are package data of asm.go; go_asm.h comes from the version's struct l
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from asm import go_listing, relink
 from asm.assemble import Target, assemble
+from asm.rewrite import merged
 from asm.source import Source
 from runtime_model.layout import go_asm_h
+from runtime_model.trampoline import TEXT as TRAMPOLINE
+from runtime_model.trampoline import assemble_trampoline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
     from asm.image import Image
     from runtime_model.layout import Layout
+    from runtime_model.trampoline import Trampoline
     from runtime_model.version import GoVersion
 
 GATES: Final = 0x3F_0000  # within reach of CALL
@@ -37,51 +42,67 @@ def _text(name: str) -> Source:
     return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
 
 
-def _trampoline_name(version: GoVersion) -> str:
-    return f"preempt_{'xregs' if version.extended_registers else 'stack'}_amd64.s"
-
-
-def runtime_sources(version: GoVersion, trampoline: Source | None) -> list[Source]:
-    """The runtime's files for a version; a trampoline replaces our asyncPreempt."""
+def runtime_sources(version: GoVersion) -> list[Source]:
+    """The runtime's files for a version, without asyncPreempt."""
     names = ["asm_amd64.s", "proc_amd64.s", "sys_linux_amd64.s"]
-    sources = [_text(name) for name in names]
     if version.asynchronous:
-        sources.append(_text("preempt2_amd64.s"))
-        sources.append(trampoline or _text(_trampoline_name(version)))
-    return sources
+        names.append("preempt2_amd64.s")
+    return [_text(name) for name in names]
 
 
 def assemble_runtime(
     version: GoVersion,
     layout: Layout,
     gates: Mapping[str, int],
-    trampoline: Source | None = None,
+    trampoline: Trampoline | Source | None = None,
 ) -> Image:
     """The runtime's machine code; `gates` are the addresses of what is Python."""
-    target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
-    return assemble(
-        runtime_sources(version, trampoline),
-        target,
-        text_address=TEXT,
-        data_address=DATA,
-        externs=gates,
-    )
+    names = tuple(source.name for source in runtime_sources(version))
+    base = _base(names, version, layout, tuple(gates.items()))
+    if not version.asynchronous:
+        return base
+    known = exports(base) | dict(gates)
+    return merged(base, assemble_trampoline(trampoline, version, layout, known))
 
 
 def assemble_batch(
     version: GoVersion,
     layout: Layout,
     gates: Mapping[str, int],
-    trampoline: Source | None = None,
+    trampoline: Trampoline | Source | None = None,
 ) -> Image:
     """The trampoline, and the code that tries recorded boundaries on it (batch_amd64.s)."""
+
+    def base(entry: int) -> Image:
+        known = dict(gates) | {"runtime.asyncPreempt": entry}
+        return _base(("batch_amd64.s",), version, layout, tuple(known.items()))
+
+    # The trampoline calls asyncPreempt2 here, and is called: neither's size depends on the other.
+    known = exports(base(TRAMPOLINE)) | dict(gates)
+    image = assemble_trampoline(trampoline, version, layout, known)
+    entry = image.address("runtime.asyncPreempt")
+    assert entry is not None
+    return merged(base(entry), image)
+
+
+def exports(image: Image) -> dict[str, int]:
+    """Addresses by linker name."""
+    symbols = {function.name: function.address for function in image.functions}
+    return symbols | {symbol.name: symbol.address for symbol in image.data}
+
+
+@lru_cache(maxsize=32)
+def _base(
+    names: tuple[str, ...], version: GoVersion, layout: Layout, externs: tuple[tuple[str, int], ...]
+) -> Image:
+    """Files of asm.go, assembled once in a process."""
     target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
     return assemble(
-        [_text("batch_amd64.s"), trampoline or _text(_trampoline_name(version))],
+        [_text(name) for name in names],
         target,
         text_address=TEXT,
         data_address=DATA,
-        externs=gates,
+        externs=dict(externs),
     )
 
 

@@ -13,7 +13,13 @@ from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot
 from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import proc, proc_sysmon, signal_unix, stack
-from runtime_model.assembly import GATES, assemble_runtime, assemble_user, linker_name
+from runtime_model.assembly import (
+    GATES,
+    assemble_runtime,
+    assemble_user,
+    exports,
+    linker_name,
+)
 from runtime_model.events import GoroutineCreated
 from runtime_model.layout import load
 from runtime_model.policy import Policy
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from asm.image import Function, Image
     from asm.source import Source
     from emulator.linux.threads import Thread
+    from runtime_model.trampoline import Trampoline
 
 HEAP: Final = 0xC0_0000_0000  # where Go's first arena lies on linux/amd64
 HEAP_SIZE: Final = 0x20_0000
@@ -58,12 +65,12 @@ class Config:
     goroutines: int = 1
     procs: int = 1
     policy: Policy = field(default_factory=Policy)
-    trampoline: Source | None = None
+    trampoline: Trampoline | Source | None = None
     as_assembly: bool = False
     defines: Mapping[str, str] = field(default_factory=dict)
     include_dirs: tuple[Path, ...] = ()
     goos: str = "linux"  # what the sources are assembled for; they run on Linux
-    syntax: str = "go"  # of the sources; a trampoline is Go assembly
+    syntax: str = "go"  # of the sources
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
 
@@ -101,7 +108,7 @@ def boot(config: Config, images: tuple[Image, Image] | None = None) -> Runtime:
         for name, function in _GATES.items()
     }
     rt.text = images[0] if images else assemble_runtime(version, layout, gates, config.trampoline)
-    rt.symbols = gates | _exports(rt.text)
+    rt.symbols = gates | exports(rt.text)
     if version.asynchronous and rt.text.function("runtime.asyncPreempt") is None:
         assert config.trampoline is not None
         raise BadProgramError(f"{config.trampoline.name}: no TEXT ·asyncPreempt(SB)")
@@ -141,11 +148,6 @@ def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[T
             return function(rt)
 
     return gate
-
-
-def _exports(image: Image) -> dict[str, int]:
-    symbols = {function.name: function.address for function in image.functions}
-    return symbols | {symbol.name: symbol.address for symbol in image.data}
 
 
 def _pages(size: int) -> int:

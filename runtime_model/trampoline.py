@@ -1,0 +1,114 @@
+"""asyncPreempt as a piece of its own: Pushcall's for the version, or somebody's.
+
+A trampoline is linked behind the runtime's other assembly, at addresses of its own, so that the
+rest is assembled once for a version whatever asyncPreempt is. Its text is Go assembly, Intel's or
+AT&T's, or a listing of Go's tools (asm.go_listing); `edit` then changes its machine code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from asm import go_listing, relink, rewrite
+from asm.assemble import Target, assemble
+from asm.source import Source
+from runtime_model.layout import go_asm_h
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from asm.image import Image
+    from asm.rewrite import Line
+    from runtime_model.layout import Layout
+    from runtime_model.version import GoVersion
+
+TEXT: Final = 0x45_0000
+DATA: Final = 0x47_0000
+NAME: Final = "runtime.asyncPreempt"
+CALLEE: Final = "runtime.asyncPreempt2"
+_SPELLINGS: Final = ("asyncPreempt", "main.asyncPreempt")  # where no package is known
+
+
+@dataclass(frozen=True)
+class Trampoline:
+    """An asyncPreempt.
+
+    source: its text; None for Pushcall's own. edit: what is made of its instructions once they
+    are assembled.
+    """
+
+    source: Source | None = None
+    syntax: str = "go"
+    edit: Callable[[Sequence[Line]], Sequence[Line]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The source's, for messages."""
+        return self.source.name if self.source is not None else "asyncPreempt"
+
+
+def own_source(version: GoVersion) -> Source:
+    """Pushcall's asyncPreempt for a version (asm/mkpreempt.py)."""
+    name = f"preempt_{'xregs' if version.extended_registers else 'stack'}_amd64.s"
+    return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+
+
+def assemble_trampoline(
+    trampoline: Trampoline | Source | None,
+    version: GoVersion,
+    layout: Layout,
+    externs: Mapping[str, int],
+) -> Image:
+    """The machine code; `externs` are the runtime's symbols by linker name.
+
+    The image has no runtime.asyncPreempt if the text has none. Raises AsmError, and
+    asm.rewrite.CannotRewriteError for an edit that cannot be made.
+    """
+    given = trampoline if isinstance(trampoline, Trampoline) else Trampoline(trampoline)
+    source = given.source or own_source(version)
+    image = _assembled(source, given.syntax, version, layout, tuple(externs.items()))
+    if given.edit is not None and image.function(NAME) is not None:
+        image = rewrite.rewritten(image, NAME, given.edit)
+    return image
+
+
+@lru_cache(maxsize=8)
+def _assembled(
+    source: Source,
+    syntax: str,
+    version: GoVersion,
+    layout: Layout,
+    externs: tuple[tuple[str, int], ...],
+) -> Image:
+    known = dict(externs)
+    listing = go_listing.read(source)
+    if listing is not None:
+        image = relink.link(listing, text_address=TEXT, data_address=DATA, externs=known, anew=True)
+    else:
+        if syntax != "go":
+            known |= {name.removeprefix("runtime."): address for name, address in externs}
+        target = Target(
+            go=version.number,
+            package="runtime",
+            headers={"go_asm.h": go_asm_h(layout)},
+            syntax=syntax,
+        )
+        image = assemble([source], target, text_address=TEXT, data_address=DATA, externs=known)
+    return _named(image, measured=listing is not None or syntax != "go")
+
+
+def _named(image: Image, *, measured: bool) -> Image:
+    """The image with asyncPreempt under its linker name, and its stack use where none is said."""
+    functions = []
+    for function in image.functions:
+        if function.name in _SPELLINGS and image.function(NAME) is None:
+            function = dataclasses.replace(function, name=NAME)  # noqa: PLW2901
+        if function.name == NAME and measured:
+            use = rewrite.stack_use(function)
+            function = dataclasses.replace(function, spdelta=use)  # noqa: PLW2901
+        functions.append(function)
+    return dataclasses.replace(image, functions=tuple(functions))
