@@ -36,6 +36,12 @@ class Line:
     position: Position
     inserted: bool = False
 
+    def again(self) -> Line:
+        """The same instruction, to stand at another place: no branch leads to it."""
+        insn = self.insn.copy()
+        insn.ip = 0
+        return dataclasses.replace(self, insn=insn)
+
 
 @cache
 def iced() -> Any:

@@ -40,6 +40,7 @@ class ProgramOptions(TypedDict, total=False):
     go: str  # version, as "1.22"
     entry: str  # function that goroutines start in
     trampoline: str | Path  # path or text with an asyncPreempt of one's own
+    trampoline_syntax: str  # "go", "intel", "att"
     defines: Mapping[str, str | int]  # macros
     syntax: str  # of the source: "go", "intel", "att"
     as_assembly: bool  # Go's rule: assembly functions are never preempted
@@ -72,6 +73,7 @@ def program(
         expect=tuple(given.get("expect", ())),
         policy=policy or Policy(),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
+        trampoline_syntax=given.get("trampoline_syntax", "go"),
     )
     return from_source(_source(source, folder), options)
 

@@ -68,6 +68,12 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Assembly file with an asyncPreempt to use in place of Pushcall's.",
             ),
             click.option(
+                "--trampoline-syntax",
+                type=click.Choice(("go", "intel", "att")),
+                default="go",
+                help="Of the trampoline: Go assembly (the default), Intel or AT&T.",
+            ),
+            click.option(
                 "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -129,7 +135,10 @@ cli.add_command(completion)
 def _options(given: dict[str, Any], **more: Any) -> Any:
     from pushcall.program import Options, read_source  # imports the engines
 
-    names = ("go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax")
+    names = (
+        "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
+        "trampoline_syntax",
+    )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
 

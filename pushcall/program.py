@@ -16,6 +16,7 @@ from pushcall.usage import UsageError
 from runtime_model.boot import Config
 from runtime_model.layout import parse_version
 from runtime_model.policy import Policy, forcePreemptNS
+from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Options:
     goos: str = "linux"
     syntax: str = "go"
     trampoline: Source | None = None
+    trampoline_syntax: str = "go"
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
 
 
@@ -134,7 +136,9 @@ def from_source(source: Source, options: Options) -> Program:
         goos=options.goos,
         syntax=options.syntax,
         include_dirs=options.include_dirs,
-        trampoline=options.trampoline,
+        trampoline=Trampoline(options.trampoline, options.trampoline_syntax)
+        if options.trampoline is not None
+        else None,
     )
     macros = dict(_MACRO.findall(source.text)) | defines
     verdict, registers = _split(header.get("expect", []))
