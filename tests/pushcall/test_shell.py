@@ -46,7 +46,11 @@ def test_bash_completes_commands_options_and_versions(tmp_path: Path) -> None:
     )
     complete, *offered = ended.stdout.splitlines()
     assert complete.endswith("-F _pushcall_completion pushcall")
-    assert offered == ["check", "--trampoline --trampoline-syntax", "1.20 1.21 1.22 1.23 1.24 1.25 1.26 1.27"]
+    assert offered == [
+        "check",
+        "--trampoline --trampoline-syntax",
+        "1.20 1.21 1.22 1.23 1.24 1.25 1.26 1.27",
+    ]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
