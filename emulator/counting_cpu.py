@@ -114,6 +114,7 @@ class CountingCpu(ExplainedStops):
             _FOREVER + 1
         )  # runs of so many instructions are left to _run_otherwise
         self._recorder: Recorder | None = None
+        self._calls: list[tuple[int, int, int]] = []  # arguments of call_before
         self.control = Control()
         self._words = self.control.words
         self.engine = Engine()
@@ -228,6 +229,16 @@ class CountingCpu(ExplainedStops):
         """Makes the instruction at `address` a REFUSED fault, armed or not."""
         self._refused[address] = detail
         self._marks.add(address, address + 1, Mark.REFUSED)
+
+    def call_before(self, address: int, function: int, data: int) -> None:
+        """Calls machine code before each execution of the instruction at `address`.
+
+        `function` and `data` are host addresses, the arguments those of a CODE hook; registers must
+        be left alone. The code there must not have been executed yet.
+        """
+        self._calls.append((address, function, data))
+        for engine in self._tables.engines:
+            engine.hook(HOOK_CODE, function, data, at=address)
 
     def flush_code(self, start: int, size: int) -> None:
         """Forgets translations of code that Python has changed."""

@@ -36,6 +36,7 @@ from emulator.hooks import (
 )
 from emulator.unicorn_raw import (
     HOOK_BLOCK,
+    HOOK_CODE,
     MEM_FETCH,
     Engine,
     Error,
@@ -88,6 +89,8 @@ class UnicornCpu(CountingCpu):
         enter_user_mode(fast)
         self._hook(fast)
         fast.hook(HOOK_BLOCK, self._addresses["BLOCK"], self.control.address)
+        for address, function, data in self._calls:
+            fast.hook(HOOK_CODE, function, data, at=address)
         self._tables.add_engine(fast)
         self._tables.tell()
         self._enter(fast)

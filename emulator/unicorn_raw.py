@@ -167,8 +167,10 @@ class Engine:
         """Takes a mapping back."""
         check(library.uc_mem_unmap(self.handle, start, size), f"uc_mem_unmap {start:#x}")
 
-    def hook(self, kind: int, callback: int, data: int, instruction: int = 0) -> int:
-        """Adds a hook over all addresses; `callback` and `data` are host addresses.
+    def hook(
+        self, kind: int, callback: int, data: int, instruction: int = 0, at: int | None = None
+    ) -> int:
+        """Adds a hook over all addresses, or `at` one; `callback` and `data` are host addresses.
 
         Returns what `unhook` takes.
         """
@@ -179,8 +181,8 @@ class Engine:
             c_int(kind),
             c_void_p(callback),
             c_void_p(data),
-            c_uint64(1),
-            c_uint64(0),
+            c_uint64(1 if at is None else at),
+            c_uint64(0 if at is None else at),
             c_int(instruction),
         )
         check(error, f"uc_hook_add {kind:#x}")

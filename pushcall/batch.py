@@ -1,25 +1,31 @@
-"""Tries recorded boundaries in batches inside the machine (asm/go/batch_amd64.s).
+"""Tries recorded boundaries in batches inside the machine (asm/go/batch_amd64.s, batch_hooks).
 
 The runtime is left out: a second processor has the trampoline at its address, a stub in place of
 asyncPreempt2 that overwrites all that it may with complements, and in place of the snippet a catch
-at the one boundary whose frames are being tried. Frames of equal PC are tried together; the guest
-code goes through their list by itself and calls Python only for a frame that lost something.
+at the boundaries whose frames are being tried. It goes through their lists by itself, in passes;
+Python hears only of a frame that lost something. Catches are calls, so the PCs of one pass lie at
+least a call's size apart.
 
 Compared for each frame: RIP, RSP, general registers, RFLAGS, XMM0 to XMM15, MXCSR and the stack
-window. Compared once for each list: x87, and all memory, which must be as it was. A frame that
-loses anything says what; a list whose memory or x87 changed is for the direct way to try again.
+window. Compared once for each pass: x87, and all memory but the trampoline's own data, which must
+be as it was. A frame that loses anything says what; of a pass after which memory or x87 has changed
+each list is tried again by itself, and one that does it again is for the direct way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
+import mmap
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from emulator.cpu import StopReason
 from emulator.fault import GuestStopped
+from emulator.hooks import host_address, machine_code_hooks
 from emulator.memory import PAGE, Memory, Prot
-from emulator.registers import GENERAL, LAYOUT, SIZE, XMM, Registers
+from emulator.registers import GENERAL, SIZE, XMM, Registers
 from emulator.unicorn_cpu import UnicornCpu
+from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, Word, python_steps
 from runtime_model.assembly import assemble_batch
 from runtime_model.events import Loss
 from runtime_model.watch import memory_losses
@@ -29,51 +35,57 @@ if TYPE_CHECKING:
 
     from asm.image import Image
     from asm.source import Source
+    from pushcall.frames import FrameList, Frames
     from runtime_model.runtime import Runtime
     from runtime_model.trampoline import Trampoline
 
-FRAME: Final = 1024
-WORDS: Final = 560
-NEXT: Final = 568
-WINDOW: Final = 576
-WINDOW_WORDS: Final = (FRAME - WINDOW) // 8
-
-FRAMES: Final = 0x1000_0000
-BATCH: Final = 4096  # frames in the guest's buffer
+CACHE: Final = 0x0F00_0000  # the block that p.xRegs.cache names
 DONE: Final = 0x3E_0000  # gates
 LOST: Final = 0x3E_0010
 NO_INSTRUCTION: Final = b"\x06"  # invalid in 64-bit mode: any stray jump faults
 POISON: Final = b"\xdb"
 RUN: Final = 100_000  # instructions that one frame may take
+CHUNK: Final = 20 * RUN  # that are run before a look at whether frames come and go
+STRAYS: Final = 16  # frames that never come to their landing, before a pass is given up
+DEAD_STACK: Final = 1024  # bytes below RSP that a batch overwrites, at least
 
-CALL_SIZE: Final = 5
 _COMPARED: Final = frozenset({*GENERAL, "RIP", "RFLAGS", "MXCSR", *XMM})
 _X87: Final = ("FCW", "FSW", "FTW", *(f"ST{i}" for i in range(8)))
+_HOOKED: Final = {
+    "judge": "batch.judge",
+    "next": "batch.next",
+    "begin": "batch.start",
+    "save": "runtime.asyncPreempt2",
+}
+_STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attempt:
-    """What became of a list of frames: losses by slot, and slots that the batch cannot judge.
+    """What became of lists of frames: losses by boundary, and boundaries that are not judged.
 
-    Those never came to their landing; or, all of the list, memory or x87 is not as it was, and
-    nobody knows which frame did it. They are for the direct way.
+    Those never came to their landing; or memory or x87 is not as it was after their list. They are
+    for the direct way.
     """
 
-    lost: dict[int, list[Loss]]
-    unjudged: frozenset[int]
+    lost: dict[int, list[Loss]] = field(default_factory=dict)
+    unjudged: set[int] = field(default_factory=set)
 
 
 class Batch:
     """The processor that tries frames, for the trampoline of a booted runtime."""
 
-    def __init__(self, rt: Runtime, trampoline: Trampoline | Source | None) -> None:
+    def __init__(self, rt: Runtime, trampoline: Trampoline | Source | None, frames: Frames) -> None:
         self.rt = rt
+        self.frames = frames
+        self.dead = max(DEAD_STACK, -(-rt.asyncPreemptStack // 64) * 64)
         image = assemble_batch(
             rt.version, rt.layout, {"batch.done": DONE, "batch.lost": LOST}, trampoline
         )
         self.memory = Memory()
-        self.cpu = UnicornCpu(self.memory)
+        self.cpu = UnicornCpu(self.memory, counting=_counting(rt))
         self.cpu.add_gates(DONE, LOST + 16)
+        self._unchanging: list[memoryview] = []  # regions that no preemption may change
         for segment in image.segments:
             if segment.data:
                 prot = Prot.READ | (Prot.WRITE if segment.writable else Prot.NONE)
@@ -81,10 +93,13 @@ class Batch:
         for region in rt.memory.regions:
             # The goroutine's stack, poisoned; g, m and p as they are, for TLS and p.xRegs.
             if region.name.startswith("stack of goroutine"):
-                self._map(region.name, region.start, POISON * region.size, Prot.RW)
+                self._stack = region.start
+                view = self._map("stack", region.start, POISON * region.size, Prot.RW)
+                self._unchanging.append(view)
             elif region.name == "heap":
                 used = rt.memory.u64(rt.heap) - region.start
-                self._map(region.name, region.start, bytes(region.view[:used]), Prot.RW)
+                view = self._map("heap", region.start, bytes(region.view[:used]), Prot.RW)
+                self._unchanging.append(view)
         self.code = [
             (s.address, -(-len(s.data) // PAGE) * PAGE) for s in rt.user.segments if s.executable
         ]
@@ -93,17 +108,19 @@ class Batch:
         for segment in rt.user.segments:
             if segment.data and not segment.executable:
                 prot = Prot.RW if segment.writable else Prot.READ
-                self._map(segment.name, segment.address, segment.data, prot)
-        self.frames = self._map("frames", FRAMES, bytes(BATCH * FRAME), Prot.READ)
-        self._start = _address(image, "batch.start")
-        self._next = _address(image, "batch.next")
+                self._unchanging.append(
+                    self._map(segment.name, segment.address, segment.data, prot)
+                )
         self._state = _address(image, "batch.state")
+        self._next = _address(image, "batch.next")
+        self._start = _address(image, "batch.start")
         self._landed = _address(image, "batch.landed")
-        self._frame = _address(image, "batch.frame")
-        self._stack = _address(image, "batch.stack") + 64
+        self._scratch_stack = _address(image, "batch.stack") + 64
+        self._caught: tuple[int, ...] = ()
+        self._words = memoryview(mmap.mmap(-1, PAGE)).cast("Q")
+        self._prepare_words(image)
         self._prepare_p()
-        own = {"batch.frame", "batch.state", "batch.stack"}
-        self._own = [(s.address, s.size) for s in image.data if s.name in own]
+        self._hook(image)
         self._base = self._content()
 
     def _map(
@@ -117,6 +134,19 @@ class Batch:
         self.cpu.attach(region)
         return region.view
 
+    def _host(self, address: int) -> int:
+        return host_address(self.memory.view(address, 1))
+
+    def _prepare_words(self, image: Image) -> None:
+        words = self._words
+        words[Word.STATE] = self._host(self._state)
+        words[Word.LOAD] = self._host(_address(image, "batch.load"))
+        words[Word.OPPOSITE] = self._host(_address(image, "batch.opposite"))
+        words[Word.VERDICT] = self._host(_address(image, "batch.verdict"))
+        words[Word.DELTA] = (self._host(self._stack) - self._stack) % 2**64
+        words[Word.DEAD] = self.dead // 8
+        words[Word.BASE] = int.from_bytes(8 * POISON, "little")
+
     def _prepare_p(self) -> None:
         """The P that the trampoline finds from g has a cached block, and poison in scratch."""
         rt = self.rt
@@ -124,127 +154,160 @@ class Batch:
             return
         pp = rt.p(rt.allp[0])
         size = rt.layout.size("xRegState")
-        self._map("xRegState", FRAMES - 0x10_0000, POISON * size, Prot.RW)
-        self.memory.put_u64(pp.field_address("xRegs.cache"), FRAMES - 0x10_0000)
-        self.memory.write(pp.field_address("xRegs.scratch"), POISON * size)
+        self._map("xRegState", CACHE, POISON * size, Prot.RW)
+        self.memory.put_u64(pp.field_address("xRegs.cache"), CACHE)
+        scratch = pp.field_address("xRegs.scratch")
+        self.memory.write(scratch, POISON * size)
+        self._words[Word.SCRATCH] = self._host(scratch)
+        self._words[Word.CACHE] = self._host(CACHE)
+        self._words[Word.AREA] = size // 8
+
+    def _hook(self, image: Image) -> None:
+        """Has the host step in where batch_amd64.s says so."""
+        machine = machine_code_hooks({"STEP": STEP}) if self.cpu.counting != "python" else None
+        if machine is not None:
+            self._kept: object = machine[0]
+            steps = {name: machine[1]["STEP"] + offset for name, offset in ENTRIES.items()}
+        else:
+            callbacks = {
+                name: _STEP(lambda *_, step=step: step())
+                for name, step in python_steps(self._words).items()
+            }
+            self._kept = callbacks
+            steps = {
+                name: ctypes.cast(callback, ctypes.c_void_p).value or 0
+                for name, callback in callbacks.items()
+            }
+        block = host_address(self._words.cast("B"))
+        for name, symbol in _HOOKED.items():
+            self.cpu.call_before(_address(image, symbol), steps[name], block)
 
     def _content(self) -> list[bytes]:
-        """All writable memory but the batch code's own variables and the saved vectors."""
-        content = []
-        for region in self.memory.regions:
-            if region.prot & Prot.WRITE and region.name != "xRegState":
-                data = bytearray(region.view)
-                for address, size in self._own:
-                    if region.start <= address < region.end:
-                        data[address - region.start : address - region.start + size] = bytes(size)
-                content.append(bytes(data))
-        return content
+        return [bytes(view) for view in self._unchanging]
 
-    def put(self, slot: int, registers: bytes | bytearray | memoryview, window: bytes) -> None:
-        """Puts a boundary into a slot of the buffer: a register block and the stack from RSP up."""
-        start = slot * FRAME
-        self.frames[start : start + SIZE] = registers
-        used = min(len(window) // 8, WINDOW_WORDS)
-        self.frames[start + WORDS : start + WORDS + 8] = used.to_bytes(8, "little")
-        self.frames[start + WINDOW : start + WINDOW + 8 * used] = window[: 8 * used]
-
-    def attempt(self, slots: Sequence[int]) -> Attempt:
-        """Tries the frames in these slots, which share one PC."""
-        pc = self._link(slots)
-        if not self._room(pc):
-            return Attempt({}, frozenset(slots))  # no CALL fits at the end of the snippet's pages
-        code = self.memory.read(pc, CALL_SIZE)
-        displacement = (self._landed - pc - CALL_SIZE) & 0xFFFF_FFFF
-        self._patch(pc, b"\xe8" + displacement.to_bytes(4, "little"))
-        registers = self.registers(slots[0])
-        x87 = [registers[name] for name in _X87]
-        registers["RIP"] = self._start
-        self.cpu.load(registers)
-        attempt = self._run(registers, slots)
-        self._patch(pc, code)
-        self.cpu.save(registers)
-        if [registers[name] for name in _X87] != x87 or self._content() != self._base:
-            self._reset()
-            return Attempt({}, frozenset(slots))
+    def attempt(self, lists: Sequence[FrameList]) -> Attempt:
+        """Tries the frames of these lists."""
+        attempt = Attempt()
+        for group in self._passes(lists, attempt):
+            if not self._pass(group, attempt):
+                for frames in group:
+                    if len(group) == 1 or not self._pass([frames], attempt):
+                        attempt.unjudged.update(map(self.frames.index, self.frames.walk(frames)))
         return attempt
 
-    def registers(self, slot: int) -> Registers:
-        """The register block in a slot."""
-        return Registers(bytes(self.frames[slot * FRAME : slot * FRAME + SIZE]))
+    def _passes(self, lists: Sequence[FrameList], attempt: Attempt) -> list[list[FrameList]]:
+        """The lists in groups whose PCs lie a call's size apart."""
+        groups: list[list[FrameList]] = []
+        for frames in sorted(lists, key=lambda frames: frames.pc):
+            if not self._room(frames.pc):  # no CALL fits at the end of the snippet's pages
+                attempt.unjudged.update(map(self.frames.index, self.frames.walk(frames)))
+                continue
+            for group in groups:
+                if group[-1].pc + CALL_SIZE <= frames.pc:
+                    group.append(frames)
+                    break
+            else:
+                groups.append([frames])
+        return groups
 
     def _room(self, pc: int) -> bool:
         return any(start <= pc <= start + size - CALL_SIZE for start, size in self.code)
 
-    def _link(self, slots: Sequence[int]) -> int:
-        for slot, following in zip(slots, [*slots[1:], -1], strict=True):
-            address = FRAMES + following * FRAME if following >= 0 else 0
-            start = slot * FRAME + NEXT
-            self.frames[start : start + 8] = address.to_bytes(8, "little")
-        self.memory.put_u64(self._frame, FRAMES + slots[0] * FRAME)
-        offset = slots[0] * FRAME + LAYOUT["RIP"][0]
-        return int.from_bytes(self.frames[offset : offset + 8], "little")
+    def _pass(self, group: list[FrameList], attempt: Attempt) -> bool:
+        """Tries a group; if memory or x87 changed, nothing is noted and the answer is False."""
+        for frames, following in zip(group, [*group[1:], None], strict=True):
+            self.frames.link(frames.tail, following.head if following is not None else 0)
+        self._catch(tuple(frames.pc for frames in group))
+        self._words[Word.FRAME] = group[0].head
+        registers = self.frames.registers(group[0].head)
+        x87 = [registers[name] for name in _X87]
+        registers["RIP"], registers["RSP"] = self._start, self._scratch_stack
+        registers["RFLAGS"] = Registers()["RFLAGS"]
+        self.cpu.load(registers)
+        found = Attempt()
+        ended = self._run(registers, found)
+        self.cpu.save(registers)
+        if not ended or [registers[name] for name in _X87] != x87 or self._content() != self._base:
+            self._reset()
+            return False
+        attempt.lost.update(found.lost)
+        attempt.unjudged.update(found.unjudged)
+        return True
 
-    def _patch(self, address: int, data: bytes) -> None:
-        self.memory.write(address, data)
-        self.cpu.flush_code(address, len(data))
+    def _catch(self, pcs: tuple[int, ...]) -> None:
+        """Has the snippet's code end in calls at these PCs and nowhere else."""
+        if pcs == self._caught:
+            return
+        for pc in self._caught:
+            self.memory.write(pc, NO_INSTRUCTION * CALL_SIZE)
+        for pc in pcs:
+            displacement = (self._landed - pc - CALL_SIZE) & 0xFFFF_FFFF
+            self.memory.write(pc, b"\xe8" + displacement.to_bytes(4, "little"))
+        for pc in {*pcs, *self._caught}:
+            self.cpu.flush_code(pc, CALL_SIZE)
+        self._caught = pcs
 
-    def _run(self, registers: Registers, slots: Sequence[int]) -> Attempt:
-        lost: dict[int, list[Loss]] = {}
-        stray: set[int] = set()
-        budget = RUN * len(slots)
+    def _run(self, registers: Registers, attempt: Attempt) -> bool:
+        """Runs to the end of the list; False where it makes no sense to go on."""
+        words = self._words
+        strays = 0
+        budget = CHUNK
         while True:
-            stop = self.cpu.run(min(budget, RUN * 64))
-            budget -= stop.executed
+            frame = words[Word.FRAME]
+            stop = self.cpu.run(budget)
+            budget = CHUNK
             rip = self.cpu.rip()
             if stop.reason is StopReason.GATE and rip == DONE:
-                return Attempt(lost, frozenset(stray))
-            slot = (self.memory.u64(self._frame) - FRAMES) // FRAME
+                return True
             if stop.reason is StopReason.GATE:
-                losses = self._losses(slot)
+                frame = words[Word.FRAME]
+                losses = self._losses(frame)
                 if any(loss.register == "RSP" for loss in losses):
-                    stray.add(slot)  # batch·landed's own CALL then wrote to the window
+                    # batch·landed's own CALL then wrote to the window.
+                    attempt.unjudged.add(self.frames.index(frame))
                 else:
-                    lost[slot] = losses
+                    attempt.lost[self.frames.index(frame)] = losses
                 self.cpu.save(registers)
                 registers["RIP"] = self.memory.u64(registers["RSP"])
                 registers["RSP"] += 8
                 self.cpu.load(registers)
-            elif stop.reason is StopReason.FAULT and slot in stray:
-                # Not even the code between two frames runs: memory that it needs is not there.
-                return Attempt({}, frozenset(slots))
-            elif stop.reason is StopReason.FAULT or budget <= 0:
+            elif stop.reason is StopReason.FAULT or words[Word.FRAME] == frame:
                 # It never came to its landing: on with the next one, from a clean state.
-                stray.add(slot)
-                registers = Registers()
-                registers["FS_BASE"] = self.registers(slot)["FS_BASE"]
-                registers["RSP"] = self._stack
+                frame = words[Word.FRAME]
+                attempt.unjudged.add(self.frames.index(frame))
+                strays += 1
+                if strays > STRAYS:
+                    return False
+                registers = self.frames.registers(frame)
+                registers["RSP"] = self._scratch_stack
                 registers["RIP"] = self._next
+                registers["RFLAGS"] = Registers()["RFLAGS"]
                 self.cpu.load(registers)
-                budget = max(budget, RUN)
             elif stop.reason is not StopReason.COUNT:
                 raise GuestStopped(f"the batch check stopped at {rip:#x}: {stop.reason.value}")
 
-    def _losses(self, slot: int) -> list[Loss]:
+    def _losses(self, address: int) -> list[Loss]:
         """What the landing differs in: the state that batch·landed stored, and the window."""
-        frame = self.registers(slot)
+        frame = self.frames.registers(address)
         state = Registers(self.memory.read(self._state, SIZE))
+        state["RIP"] = self.memory.u64(state["RSP"] - 8) - CALL_SIZE
         losses = [
             Loss(register=name, before=frame[name], after=state[name])
             for name in frame.diff(state)
             if name in _COMPARED
         ]
-        start = slot * FRAME
-        words = int.from_bytes(self.frames[start + WORDS : start + WORDS + 8], "little")
-        before = bytes(self.frames[start + WINDOW : start + WINDOW + 8 * words])
+        before = self.frames.window(address)
         rsp = frame["RSP"]
         return losses + memory_losses(rsp, before, self.memory.read(rsp, len(before)))
 
     def _reset(self) -> None:
-        index = 0
-        for region in self.memory.regions:
-            if region.prot & Prot.WRITE and region.name != "xRegState":
-                region.view[:] = self._base[index]
-                index += 1
+        for view, data in zip(self._unchanging, self._base, strict=True):
+            view[:] = data
+
+
+def _counting(rt: Runtime) -> str | None:
+    """The same way of counting as the runtime's processor has."""
+    return getattr(rt.machine.cpu, "counting", None)
 
 
 def _address(image: Image, name: str) -> int:

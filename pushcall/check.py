@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.disassembly import memory_operands
 from emulator.fault import GuestFault, GuestStopped
-from pushcall.batch import BATCH, WINDOW_WORDS, Batch
+from pushcall.batch import Batch
+from pushcall.batch_hooks import WINDOW_WORDS
 from pushcall.crash import Place, describe, place
+from pushcall.frames import Frames
 from pushcall.side import Side
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
 from runtime_model.boot import BadProgramError
@@ -34,6 +36,7 @@ from runtime_model.events import (
     Resumed,
     SafePointVerdict,
 )
+from runtime_model.poison import STACK_POISON
 from runtime_model.policy import Policy
 from runtime_model.preempt import Reason, Verdict, static_verdict
 from runtime_model.timers import request_preemption
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 # others in batches (batch.py).
 DIRECT_PER_PC: Final = 2
 DIRECT_EVERY: Final = 997
+BATCH: Final = 4096
 BUDGET: Final = 2_000_000  # instructions of a program that is left alone: minutes of checking
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
@@ -231,10 +235,13 @@ class Check:
 
     def _record(self, boundary: Boundary, rsp: int) -> None:
         if self._batch is None:
-            self._batch = Batch(self.twin.rt, self.config.trampoline)
+            self._frames = Frames(BATCH)
+            self._batch = Batch(self.twin.rt, self.config.trampoline, self._frames)
         size = min(8 * WINDOW_WORDS, self.twin.stack_hi - rsp)
         window = self.twin.rt.memory.read(rsp, size)
-        self._batch.put(len(self._recorded), self.twin.registers.block, window)
+        self._frames.put(
+            len(self._recorded), boundary.index, self.twin.registers.block, window, STACK_POISON
+        )
         self._recorded.append(boundary)
         if len(self._recorded) == BATCH:
             self._try_batch()
@@ -244,16 +251,13 @@ class Check:
         if self._batch is None:
             return
         recorded, self._recorded = self._recorded, []
-        by_pc: dict[int, list[int]] = {}
-        for slot, boundary in enumerate(recorded):
-            by_pc.setdefault(boundary.place.pc, []).append(slot)
-        for slots in by_pc.values():
-            attempt = self._batch.attempt(slots)
-            self.suspects.update(recorded[slot].index for slot in attempt.unjudged)
-            self.result.points += len(slots) - len(attempt.unjudged)
-            for slot, losses in sorted(attempt.lost.items()):
-                for loss in losses:
-                    self._lose(recorded[slot], loss)
+        by_index = {boundary.index: boundary for boundary in recorded}
+        attempt = self._batch.attempt(self._frames.listed(len(recorded)))
+        self.suspects |= attempt.unjudged
+        self.result.points += len(recorded) - len(attempt.unjudged)
+        for index, losses in sorted(attempt.lost.items()):
+            for loss in losses:
+                self._lose(by_index[index], loss)
 
     def _inject(self, boundary: Boundary) -> None:
         side = self.side

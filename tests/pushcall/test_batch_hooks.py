@@ -1,0 +1,98 @@
+"""The host's steps of a batch: bytes, text and words agree; Python does what machine code does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from keystone import KS_ARCH_X86, KS_MODE_64, Ks
+
+from asm.mkpreempt import stack_text, xregs_text
+from asm.source import Source
+from emulator import counting_cpu
+from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, Registers
+from pushcall import batch_hooks
+from pushcall.api import program
+from pushcall.batch import Attempt, Batch
+from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
+from pushcall.frames import Frames
+from pushcall.side import Side
+from runtime_model.policy import Policy
+
+LINES = [line.partition(";") for line in STEP_TEXT.splitlines()]
+
+
+def test_the_steps_are_their_assembly() -> None:
+    assert assembled([line[0] for line in LINES]) == STEP
+    for entry, offset in ENTRIES.items():
+        marked = [f"{line[0]} .byte 0x90; ud2" if line[0].strip() == f"{entry}:" else line[0]
+                  for line in LINES]  # fmt: skip
+        assert assembled(marked).index(b"\x90\x0f\x0b") == offset
+
+
+def assembled(lines: list[str]) -> bytes:
+    return bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm("\n".join(lines))[0])
+
+
+def test_the_steps_use_the_words_and_offsets_that_they_name() -> None:
+    for instruction, _, comment in LINES:
+        name = comment.strip()
+        if name in Word.__members__:
+            number = Word[name] * 8
+            assert f" + {number}]" in instruction or (number == 0 and "+" not in instruction)
+    for name in ("NEXT", "WORDS", "POISON"):
+        assert f"[r8 + {getattr(batch_hooks, name)}]" in STEP_TEXT
+    assert f"lea     rsi, [r8 + {batch_hooks.WINDOW}]" in STEP_TEXT
+    assert f"sub     rax, {CALL_SIZE} " in STEP_TEXT
+    assert f"xor     rax, {int(ARITHMETIC_FLAGS):#x}" in STEP_TEXT
+    assert f"mov     ecx, {SIZE // 8}\n" in STEP_TEXT
+    assert f"cmp     eax, {LAYOUT['FS_BASE'][0]}\n" in STEP_TEXT
+    assert f"mov     eax, {LAYOUT['XMM0'][0]} " in STEP_TEXT
+    assert f"[r8 + {LAYOUT['MXCSR'][0]}]" in STEP_TEXT
+
+
+TRAMPOLINES = {
+    "1.22": (stack_text(), "1.22"),
+    "1.27": (xregs_text(), "1.27"),
+    "R9 is not restored": (stack_text().replace("\tMOVQ 56(SP), R9\n", ""), "1.22"),
+    "returns 8 bytes further": (stack_text().replace("\tRET", "\tADDQ $8, 0(SP)\n\tRET"), "1.22"),
+    "writes above RSP": (stack_text().replace("\tRET", "\tMOVQ $1, 8(SP)\n\tRET"), "1.22"),
+    "another stack": (stack_text().replace("\tRET", "\tADDQ $8, SP\n\tRET"), "1.22"),
+    "writes far above": (stack_text().replace("\tRET", "\tMOVB $1, 2000(SP)\n\tRET"), "1.22"),
+    "never returns": (stack_text().replace("\tRET", "\tUNDEF"), "1.22"),
+}
+SNIPPET = '#include "textflag.h"\nTEXT main·main(SB), NOSPLIT, $4096-0\n\tNOP\n\tINCQ AX\n\tRET\n'
+
+
+@pytest.mark.parametrize("name", TRAMPOLINES)
+def test_python_steps_do_what_the_machine_code_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = tried(*TRAMPOLINES[name])
+    monkeypatch.setattr(counting_cpu, "machine_code_hooks", lambda _: None)
+    python = tried(*TRAMPOLINES[name])
+    assert machine == python
+    assert bool(machine.lost or machine.unjudged) == (not name.startswith("1."))
+
+
+def tried(text: str, go: str) -> Attempt:
+    """What a batch says of three frames at each of two neighbouring PCs."""
+    loaded = program(SNIPPET, go=go).config
+    config = dataclasses.replace(
+        loaded, trampoline=Source("<text>", text), policy=Policy(force_preempt_ns=None)
+    )
+    side = Side(config)
+    side.advance(0)
+    frames = Frames(6)
+    registers, pc = side.registers, side.registers["RIP"]
+    rsp = registers["RSP"] - 3000
+    for slot in range(6):
+        block = Registers(registers.block)
+        block["RIP"] = pc + slot % 2
+        block["RSP"] = rsp - 24 * slot
+        block["R9"], block["XMM7"] = slot, slot << 100
+        window = bytes(range(slot, slot + 8 * slot))
+        frames.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot]))
+    batch = Batch(side.rt, config.trampoline, frames)
+    assert batch.cpu.counting == side.machine.cpu.counting  # type: ignore[attr-defined]
+    return batch.attempt(frames.listed(6))
