@@ -108,6 +108,7 @@ class CountingCpu(ExplainedStops):
         self._objection: Fault | None = None  # to all that the loaded registers would do
         self._witness: Witness | None = None
         self._rip = 0
+        self._extended = b""  # the state of emulator.extended
         self._asked = 0  # instructions that the current run will have completed when LEFT is 0
         self._live = 0  # the engine that holds the registers, or 0: they are in the batch
         self._unrecorded = self._blocks_from = (
@@ -177,6 +178,7 @@ class CountingCpu(ExplainedStops):
         """Sets all registers. Raises ValueError for flags that no user program can have."""
         block = self._batch.block
         block[:] = registers.block
+        self._extended = registers.extended
         self._rip = _U64.unpack_from(block, _RIP_OFFSET)[0]
         flags = _U64.unpack_from(block, _FLAGS_OFFSET)[0]
         if flags & ~_USER_FLAGS != _ALWAYS_FLAGS:
@@ -196,6 +198,7 @@ class CountingCpu(ExplainedStops):
             self._batch.read(self._live)
         _U64.pack_into(self._batch.block, _RIP_OFFSET, self._rip)
         registers.block[:] = self._batch.block
+        registers.extended = self._extended
 
     def _enter(self, engine: Engine) -> None:
         """Brings the registers into an engine, from the one where they are."""
@@ -296,6 +299,7 @@ class CountingCpu(ExplainedStops):
         if recorder is None:
             return self.run(count, armed=armed)
         self._words[_MASK] = ARMED if armed else DISARMED
+        recorder.note_extended(self._extended)
         done = 0
         while True:
             if not recorder.room:

@@ -1,9 +1,9 @@
 """Instructions that Unicorn 2.1.4 executes in another way than a processor in user mode.
 
-VEX forms lose their prefix and run as something else (KMOVQ as SETcc, VZEROUPPER as EMMS), XOP
-forms run as POP; IN and OUT do nothing where they must fault; SYSENTER does nothing; INT1 ends the
-run; RDRAND and RDSEED give random numbers. EVEX forms are invalid to it, as is what else it does
-not know. What stepping it beside a real processor has shown:
+VEX forms lose their prefix and run as something else (KMOVQ as SETcc, VZEROUPPER as EMMS), EVEX
+forms are invalid to it: emulator.avx does those that preemption code needs, the others are refused.
+XOP forms run as POP; IN and OUT do nothing where they must fault; SYSENTER does nothing; INT1 ends
+the run; RDRAND and RDSEED give random numbers. What stepping it beside a real processor has shown:
 
 - 128-bit memory operands of SSE instructions may lie anywhere: emulator.checks looks first;
 - MMX instructions leave the exponents of the x87 registers alone, EMMS leaves TOP;
@@ -101,6 +101,7 @@ class Special(Enum):
     MXCSR = "mxcsr"  # loads MXCSR
     X87 = "x87"
     CMPXCHG = "cmpxchg"  # of 32 bits, in memory
+    VECTOR = "vector"  # VEX and EVEX: done by emulator.avx, or not to be executed
     FOREIGN = "foreign"  # not to be executed: named by `name`
 
 
@@ -143,7 +144,9 @@ def classify(code: bytes) -> Special:
         return Special.CMPXCHG if narrow else Special.PLAIN
     if first == 0x0F:
         return _classify_0f(prefixes, second, third, fourth)
-    if first in _VEX or first == _EVEX or first in _REFUSED:
+    if first in _VEX or first == _EVEX:
+        return Special.VECTOR
+    if first in _REFUSED:
         return Special.FOREIGN
     if first == 0x8F and second & 0x38:
         return Special.FOREIGN  # XOP

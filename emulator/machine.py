@@ -90,7 +90,7 @@ class Machine:
         self._running: Thread | None = None  # whose code is executed, in a slice or a call
         self._live: Thread | None = None  # whose registers the processor holds
         self._fresh = False  # and whether they are in `registers`, too
-        self._image = b""  # what the processor holds, while _fresh
+        self._image = (b"", b"")  # what the processor holds, while _fresh
         self._active = False  # in `run`
         self._stopping = False
         self._idle = 0
@@ -300,7 +300,7 @@ class Machine:
         """Brings the thread's registers from the processor, if they are there."""
         if self._live is thread and not self._fresh:
             self.cpu.save(thread.registers)
-            self._image = bytes(thread.registers.block)
+            self._image = (bytes(thread.registers.block), thread.registers.extended)
             self._fresh = True
 
     def _enter(self, thread: Thread) -> None:
@@ -308,7 +308,9 @@ class Machine:
         if self._live is thread:
             if not self._fresh:
                 return
-            if thread.registers.block != self._image:
+            registers = thread.registers
+            block, state = self._image
+            if registers.block != block or registers.extended != state:
                 self.cpu.load(thread.registers)
         else:
             if self._live is not None:

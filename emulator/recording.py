@@ -69,6 +69,7 @@ class Recording:
         self._starts: list[int] = []
         self._records = 0
         self._dropped: list[int] = []  # numbers of records that are no steps
+        self._extended: list[tuple[int, bytes]] = []  # from which record on, states of AVX
         self._decoded = lru_cache(maxsize=4)(self._decode)
         self.end = Registers()  # behind the last step
 
@@ -79,7 +80,9 @@ class Recording:
         """The registers before a step; behind the last one for `len(recording)`."""
         if step == len(self):
             return self.end.copy()
-        return Registers(self._block(self._record(step)))
+        record = self._record(step)
+        index = bisect.bisect_right(self._extended, record, key=lambda each: each[0]) - 1
+        return Registers(self._block(record), self._extended[index][1] if index >= 0 else b"")
 
     def pc(self, step: int) -> int:
         """The address of the instruction that a step executed."""
@@ -143,6 +146,11 @@ class Recording:
         self._starts.append(self._records)
         self._stretches.append(_Stretch(self._records, count, whole, records, stores))
         self._records += count
+
+    def extend(self, record: int, state: bytes) -> None:
+        """Says what AVX adds from a record on (emulator.extended)."""
+        if state != (self._extended[-1][1] if self._extended else b""):
+            self._extended.append((record, state))
 
     def drop(self, record: int) -> None:
         """Says that a record, the last so far, is no step."""
@@ -270,6 +278,15 @@ class Recorder:
     def note(self, engine: int, address: int) -> None:
         """Records an instruction that Python is about to execute."""
         self._on_instruction(engine, address, 0, 0)
+
+    def note_extended(self, state: bytes) -> None:
+        """The state of AVX before the next instruction."""
+        self.recording.extend(self._block[Word.RECORDS], state)
+
+    def note_store(self, address: int, size: int) -> None:
+        """Records what a store of Python's, in the guest's name, is about to overwrite."""
+        for at in range(address, address + size, 8) if self._stores else ():
+            self._on_store(0, 0, at, min(8, address + size - at), 0, 0)
 
     def _on_store(
         self, _engine: int, _kind: int, address: int, size: int, _value: int, _data: int

@@ -2,13 +2,16 @@
 
 Specified in Intel's Software Developer's Manual, volume 1, chapter 3 (general registers, RFLAGS)
 and chapters 8 and 10 (x87, SSE). The block has a fixed layout, so that copying, comparing and
-handing it to an engine are each one operation; names address fields of it.
+handing it to an engine are each one operation; names address fields of it. What AVX and AVX-512
+add lies beside it and is empty until used (emulator.extended).
 """
 
 from __future__ import annotations
 
 from enum import IntFlag
 from typing import Final
+
+from emulator import extended
 
 GENERAL: Final = (
     "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
@@ -64,11 +67,17 @@ USER_FTW: Final = 0xFFFF  # all empty
 
 
 class Registers:
-    """A copy of a thread's registers. Values are unsigned integers; names are Intel's."""
+    """A copy of a thread's registers. Values are unsigned integers; names are Intel's.
 
-    __slots__ = ("block",)
+    `extended` is the state of emulator.extended, whose registers have names here, too.
+    """
 
-    def __init__(self, block: bytes | bytearray | None = None) -> None:
+    __slots__ = ("block", "extended")
+
+    def __init__(
+        self, block: bytes | bytearray | None = None, state: bytes = extended.INITIAL
+    ) -> None:
+        self.extended = state
         if block is None:
             self.block = bytearray(SIZE)
             self["RFLAGS"] = USER_RFLAGS
@@ -80,16 +89,45 @@ class Registers:
             self.block = bytearray(block)
 
     def __getitem__(self, name: str) -> int:
-        offset, size = LAYOUT[name]
+        place = LAYOUT.get(name)
+        if place is None:
+            return int.from_bytes(self.bytes_of(name), "little")
+        offset, size = place
         return int.from_bytes(self.block[offset : offset + size], "little")
 
     def __setitem__(self, name: str, value: int) -> None:
-        offset, size = LAYOUT[name]
+        place = LAYOUT.get(name)
+        if place is None:
+            self._set_extended(name, value)
+            return
+        offset, size = place
         mask = (1 << 8 * size) - 1
         self.block[offset : offset + size] = (value & mask).to_bytes(size, "little")
 
+    def bytes_of(self, name: str) -> bytes:
+        """The bytes of a YMM, ZMM or K register, or of XMM16 to XMM31."""
+        state = extended.whole(self.extended)
+        return b"".join(
+            (state if beyond else self.block)[offset : offset + size]
+            for beyond, offset, size in extended.pieces(name)
+        )
+
+    def _set_extended(self, name: str, value: int) -> None:
+        state = bytearray(extended.whole(self.extended))
+        for beyond, offset, size in extended.pieces(name):
+            part = value & ((1 << 8 * size) - 1)
+            (state if beyond else self.block)[offset : offset + size] = part.to_bytes(
+                size, "little"
+            )
+            value >>= 8 * size
+        self.extended = extended.normal(state)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Registers) and self.block == other.block
+        return (
+            isinstance(other, Registers)
+            and self.block == other.block
+            and self.extended == other.extended
+        )
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
@@ -98,15 +136,23 @@ class Registers:
 
     def copy(self) -> Registers:
         """An independent copy."""
-        return Registers(self.block)
+        return Registers(self.block, self.extended)
+
+    def names(self) -> list[str]:
+        """Those of LAYOUT, and the extended registers that hold something."""
+        return [*LAYOUT, *extended.shown(self.extended)]
 
     def diff(self, other: Registers) -> list[str]:
-        """Names of the registers whose values differ, in the order of LAYOUT."""
+        """Names of the registers whose values differ, in the order of LAYOUT.
+
+        Behind them the widest names of those that differ beyond XMM0 to XMM15.
+        """
+        names = extended.differing(self.extended, other.extended)
         if self.block == other.block:
-            return []
+            return names
         mine, theirs = self.block, other.block
         return [
             name
             for name, (offset, size) in LAYOUT.items()
             if mine[offset : offset + size] != theirs[offset : offset + size]
-        ]
+        ] + names

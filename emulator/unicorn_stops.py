@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from emulator import checks, fence
+from emulator import avx, checks, fence
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import Fault, FaultKind
@@ -81,9 +81,18 @@ class ExplainedStops:
     _words: memoryview[int]
     engine: Engine
     _handle: int
+    _live: int
     _tables: PageTables
     _batch: RegisterBatch
     _recorder: Recorder | None
+    _extended: bytes
+
+    def load(self, registers: Registers) -> None:
+        """See `emulator.cpu.Cpu.load`."""
+        raise NotImplementedError
+
+    def _enter(self, engine: Engine) -> None:
+        raise NotImplementedError
 
     def save(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.save`."""
@@ -109,6 +118,8 @@ class ExplainedStops:
             if outcome:
                 # Blocks that exist go past the limit, and those that are made end there for ever.
                 self.engine.control(CTL_TB_FLUSH)
+            if self._live != self._handle:
+                self._enter(self.engine)
             error = self.engine.start(self._rip, outcome)
             if outcome:
                 self.engine.control(CTL_TB_FLUSH)
@@ -175,6 +186,8 @@ class ExplainedStops:
             kind, why = objection
             detail = f"{fence.name(code, self._rip)}: {why}"
             return self._fault(kind, detail=detail, tried=False)
+        if special is Special.VECTOR:
+            return self._compute(code)
         if special is Special.RANDOM:
             self._draw(fence.random(code))
         else:
@@ -205,6 +218,44 @@ class ExplainedStops:
         self._rip += instruction.size
         self._words[Field.LEFT] -= 1
         self._words[Field.PREVIOUS] = _NOWHERE
+
+    def _compute(self, code: bytes) -> Stop | int:
+        """Executes an instruction of AVX or AVX-512, or refuses it."""
+        registers = Registers()
+        self.save(registers)
+        try:
+            done = avx.execute(code, registers, self.memory)
+        except avx.AvxFault as fault:
+            detail = fence.name(code, self._rip) + (f": {fault.detail}" if fault.detail else "")
+            return self._fault(fault.kind, address=fault.address, detail=detail, tried=False)
+        if done is None:
+            detail = fence.name(code, self._rip)
+            return self._fault(FaultKind.REFUSED, detail=detail, tried=False)
+        size, stores = done
+        if self._recorder is not None:
+            self._recorder.note(self._handle, self._rip)
+        for address, data in stores:
+            self._write(address, data)
+        registers["RIP"] += size
+        self.load(registers)
+        if self._recorder is not None:
+            self._recorder.note_extended(self._extended)
+        self._words[Field.LEFT] -= 1
+        self._words[Field.PREVIOUS] = _NOWHERE
+        return _GO_ON
+
+    def _write(self, address: int, data: bytes) -> None:
+        """A store that Python makes in the guest's name; it may go on in the next region."""
+        while data:
+            region = self.memory.find(address)
+            assert region is not None
+            part = data[: region.end - address]
+            if self._recorder is not None:
+                self._recorder.note_store(address, len(part))
+            self.memory.write(address, part)
+            if region.prot & Prot.EXEC:
+                self.flush_code(address, len(part))
+            address, data = address + len(part), data[len(part) :]
 
     def _invalid(self) -> Stop:
         code = self._marks.code(self._rip)

@@ -7,9 +7,9 @@ Python hears only of a frame that lost something. Catches are calls, so the PCs 
 least a call's size apart.
 
 Compared for each frame: RIP, RSP, general registers, RFLAGS, XMM0 to XMM15, MXCSR and the stack
-window. Compared once for each pass: x87, and all memory but the trampoline's own data, which must
-be as it was. A frame that loses anything says what; of a pass after which memory or x87 has changed
-each list is tried again by itself, and one that does it again is for the direct way.
+window. Compared once for each pass: x87, what AVX adds (which no frame here has in use), and all memory but
+the trampoline's own data, which must be as it was. A frame that loses anything says what; of a pass
+after which memory, x87 or AVX's state has changed each list is tried again by itself, and one that does it again is for the direct way.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32
 class Attempt:
     """What became of lists of frames: losses by boundary, and boundaries that are not judged.
 
-    Those never came to their landing; or memory or x87 is not as it was after their list. They are
-    for the direct way.
+    Those never came to their landing; or memory, x87 or what AVX adds is not as it was after their
+    list. They are for the direct way.
     """
 
     lost: dict[int, list[Loss]] = field(default_factory=dict)
@@ -227,7 +227,8 @@ class Batch:
         found = Attempt()
         ended = self._run(registers, found)
         self.cpu.save(registers)
-        if not ended or [registers[name] for name in _X87] != x87 or self._content() != self._base:
+        kept = not registers.extended and [registers[name] for name in _X87] == x87
+        if not ended or not kept or self._content() != self._base:
             self._reset()
             return False
         attempt.lost.update(found.lost)

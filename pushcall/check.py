@@ -203,6 +203,9 @@ class Check:
         if not self.side.stack_lo <= rsp < self.side.stack_hi:
             self._inject(boundary)  # on g0, under systemstack: the runtime says what becomes of it
             return
+        if self.twin.registers.extended:
+            self._inject(boundary)  # a batch has no room for what AVX adds
+            return
         verdict = self._verdict(pc)
         if verdict.safe and rsp - self.side.stack_lo < self.side.rt.asyncPreemptStack:
             verdict = Verdict(False, Reason.NO_STACK)

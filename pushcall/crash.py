@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from emulator import extended
 from emulator.fault import GuestFault
 from emulator.registers import GENERAL
 
@@ -73,6 +74,8 @@ class Crash:
             names = (*GENERAL, "RIP", "RFLAGS")
             row = [f"{name:6} {self.registers[name]:016x}" for name in names]
             lines += ["  ".join(row[i : i + 3]) for i in range(0, len(row), 3)]
+            wide = extended.shown(self.registers.extended)
+            lines += [f"{name:6} {self.registers[name]:x}" for name in wide]
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -85,10 +88,14 @@ class Crash:
             "source": where.source if where else None,
             "position": where.position if where else None,
             "goroutine": self.goroutine,
-            "registers": {n: f"{self.registers[n]:#x}" for n in (*GENERAL, "RIP", "RFLAGS")}
+            "registers": {n: f"{self.registers[n]:#x}" for n in _shown(self.registers)}
             if self.registers is not None
             else None,
         }
+
+
+def _shown(registers: Registers) -> list[str]:
+    return [*GENERAL, "RIP", "RFLAGS", *extended.shown(registers.extended)]
 
 
 def describe(rt: Runtime, stopped: GuestStopped) -> Crash:

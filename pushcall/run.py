@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.events import Event, SignalSent
 from emulator.fault import BudgetExhausted, GuestStopped
-from emulator.registers import LAYOUT, Registers
+from emulator.registers import Registers
 from pushcall.crash import Crash, describe
 from pushcall.path import FirstPreemption
 from pushcall.usage import UsageError
@@ -262,8 +262,11 @@ def _json(name: str, value: Any) -> Any:
 
 
 def registers_json(registers: Registers) -> dict[str, str]:
-    """All registers as hexadecimal strings, by architectural name."""
-    return {name: f"{registers[name]:#x}" for name in LAYOUT}
+    """All registers as hexadecimal strings, by architectural name.
+
+    YMM, ZMM and K registers are there where they hold something beyond XMM.
+    """
+    return {name: f"{registers[name]:#x}" for name in registers.names()}
 
 
 def to_json(rt: Runtime, out: Outcome) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.events import Event, Executed
-from emulator.registers import LAYOUT
 from pushcall.crash import place
 from pushcall.text import actor, describe
 from runtime_model.events import Entered, PreemptRequested, Resumed, StackChecked
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 BEFORE: Final = 8  # instructions of the goroutine shown ahead of the interrupted one
 AFTER: Final = 4  # and behind the resumed one
 
-_SHOWN: Final = tuple(n for n in LAYOUT if n not in ("RIP", "FS_BASE", "GS_BASE"))
+_HIDDEN: Final = ("RIP", "FS_BASE", "GS_BASE")
 
 
 class PlainTrace:
@@ -46,7 +45,7 @@ class PlainTrace:
         at = place(self.rt, event.pc)
         after = event.after
         changes = " ".join(
-            f"{name}={after[name]:#x}" for name in event.before.diff(after) if name in _SHOWN
+            f"{name}={after[name]:#x}" for name in event.before.diff(after) if name not in _HIDDEN
         )
         head = f"{event.index:>8} │ {actor(event):<10} {event.pc:#x} {at.symbol:<28}"
         return f"{head} {at.source:<32} {changes}".rstrip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from emulator import extended
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, Registers
 
 STACK_POISON: Final = bytes([0xDB])
@@ -15,11 +16,15 @@ VECTOR_PART: Final = slice(304, 560)  # XMM0 to XMM15
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Values that a Go function leaves in registers that it may overwrite."""
+    """Values that a Go function leaves in registers that it may overwrite.
+
+    What AVX adds is inverted where it is in use in `interrupted`: a thread without it stays so.
+    """
 
     general: bytes  # RAX to R15 in LAYOUT's order, 128 bytes
     vectors: bytes  # XMM0 to XMM15, 256 bytes
     flags: int  # the arithmetic flags
+    interrupted: bytes = extended.INITIAL  # a state of emulator.extended
 
     @classmethod
     def distinct(cls) -> Poison:
@@ -44,7 +49,11 @@ class Poison:
             return value.to_bytes(size, "little")
 
         flags = ~registers["RFLAGS"] & int(ARITHMETIC_FLAGS)
-        return cls(inverted(GENERAL_PART), inverted(VECTOR_PART), flags)
+        return cls(inverted(GENERAL_PART), inverted(VECTOR_PART), flags, registers.extended)
+
+    def extend(self, state: bytes) -> bytes:
+        """What becomes of a state of emulator.extended."""
+        return extended.complement(state, self.interrupted)
 
 
 assert LAYOUT["R15"] == (120, 8)

@@ -228,6 +228,7 @@ class Runtime:
         ]
         registers.block[GENERAL_PART] = poison.general
         registers.block[VECTOR_PART] = poison.vectors
+        registers.extended = poison.extend(registers.extended)
         for name, value in values:
             registers[name] = value
         registers["RFLAGS"] = registers["RFLAGS"] & ~int(ARITHMETIC_FLAGS) | poison.flags

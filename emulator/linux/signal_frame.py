@@ -100,8 +100,10 @@ class Frame:
         return self.address + SIGINFO
 
 
-def place(rsp: int, flags: int, altstack: AltStack) -> Frame:
+def place(rsp: int, flags: int, altstack: AltStack, size: int = fpstate.FRAME_SIZE) -> Frame:
     """Where get_sigframe puts the frame of a thread with this RSP.
+
+    `size` is that of the floating-point state.
 
     Raises AccessFault where it would not fit on the alternate stack.
     """
@@ -109,7 +111,7 @@ def place(rsp: int, flags: int, altstack: AltStack) -> Frame:
     entering = bool(flags & SaFlags.ONSTACK) and altstack.status(sp) == 0
     if entering:
         sp = altstack.sp + altstack.size
-    area = (sp - fpstate.FRAME_SIZE) & _ADDRESS & -64
+    area = (sp - size) & _ADDRESS & -64
     address = ((area - FRAME_SIZE) & -FRAME_ALIGNMENT) - 8 & _ADDRESS
     onstack = entering or altstack.on(rsp)
     if onstack and not altstack.holds(address):
@@ -138,7 +140,8 @@ def build(
     if not action.flags & SaFlags.RESTORER:
         raise AccessFault(action.restorer)
     values = _BLOCK.unpack_from(registers.block)
-    frame = place(registers["RSP"], action.flags, altstack)
+    size = fpstate.frame_size(registers)
+    frame = place(registers["RSP"], action.flags, altstack, size)
     head = (
         _UC_HEAD.pack(action.restorer, UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS, 0)
         + AltStack.FORMAT.pack(altstack.sp, altstack.flags, altstack.size)
@@ -151,7 +154,7 @@ def build(
     tail = sigmask.to_bytes(8, "little")
     if action.flags & SaFlags.SIGINFO:
         tail += info.pack()
-    check_writable(memory, frame.address, frame.fpstate + fpstate.FRAME_SIZE - frame.address)
+    check_writable(memory, frame.address, frame.fpstate + size - frame.address)
     copy_to_user(memory, frame.fpstate, fpstate.pack(registers))
     copy_to_user(memory, frame.address, head)
     copy_to_user(memory, frame.address + _SIGMASK_AT, tail)

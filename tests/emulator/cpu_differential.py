@@ -10,8 +10,10 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
+import avx_forms
 from instruction_forms import GROUPS, Instruction, edge, encode, undefined_flags
 
+from emulator import extended
 from emulator.cpu import StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import FaultKind
@@ -37,6 +39,7 @@ FLOATS = (
     1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), 2.0**31, -(2.0**31) - 1,
     2.0**63, -(2.0**63), 1e20, 0.1, 123456.789,
 )  # fmt: skip
+SIGSEGV = 11
 MXCSR_FLAGS = 0x3F
 RF = int(Flags.RF)
 FSW_FLAGS = 0x82FF  # B, C1, ES, SF and the exception flags
@@ -103,7 +106,23 @@ class Differential:
             memory.map("code", CODE, 0x1000, Prot.RX)
             memory.map("data", DATA, 0x1000, Prot.RW)
         self.engine = UnicornCpu(self.memories[0])
-        self.native = NativeCpu(self.memories[1])
+        self.native = NativeCpu(self.memories[1], wide="avx" in self.groups)
+        self.forms = {
+            group: [
+                form
+                for form in GROUPS[group]
+                if form.kind != "avx" or not avx_forms.needs(form.code) & ~self.native.features
+            ]
+            for group in self.groups
+        }
+        # By name what this processor has not got.
+        self.missing = sorted(
+            avx_forms.NAMES[form.code]
+            for group in self.groups
+            for form in GROUPS[group]
+            if form not in self.forms[group]
+        )
+        self.groups = tuple(group for group in self.groups if self.forms[group])
         self.states = [self.state() for _ in range(128)]
         self.contents = [self.content() for _ in range(32)]
         self.data = [memory.view(DATA, USED) for memory in self.memories]
@@ -168,6 +187,12 @@ class Differential:
                 tags |= (1 if exponent == 0 else 2 if exponent == 0x7FFF else 0) << 2 * number
                 registers[ST[number]] = rng.randrange(2) << 79 | exponent << 64 | mantissa
             registers["FTW"] = tags
+        if self.native.features and rng.random() < 0.9:
+            state = rng.randbytes(extended.SIZE)
+            registers.extended = extended.only(state, self.native.features & extended.FEATURES)
+            for i in range(8 if self.native.features & extended.OPMASK else 0):
+                registers[f"K{i}"] = edge(rng, 64)
+            registers["FS_BASE"], registers["GS_BASE"] = 32, 0x48
         registers["RBX"] = POINTER
         registers["RSP"] = STACK
         registers["RIP"] = CODE
@@ -183,7 +208,7 @@ class Differential:
     def draw(self) -> list[Instruction]:
         rng = self.rng
         group = rng.choice(self.groups)
-        form = rng.choice(GROUPS[group])
+        form = rng.choice(self.forms[group])
         instruction = encode(form, rng)
         setup: list[bytes] = []
         if form.kind == "string":
@@ -232,13 +257,13 @@ class Differential:
     ) -> Registers:
         """Steps both and compares; returns the state that both go on from."""
         stop = self.engine.run(1, armed=False)
-        after = Registers(before.block)
+        after = Registers()
         self.engine.save(after)
         if stop.fault is not None and stop.fault.kind is FaultKind.REFUSED:
             self.refused[stop.fault.detail.split()[0]] += 1
             return self.skip(before, starts)
         signal = self.native.step()
-        theirs = Registers(before.block)
+        theirs = Registers()
         self.native.save(theirs)
         self.steps += 1
         mine = (
@@ -251,6 +276,10 @@ class Differential:
         what = ""
         if mine != signal:
             what = f"engine {stop}, processor signal {signal}"
+        elif signal == SIGSEGV and stop.fault is not None and stop.fault.address is not None:
+            address = self.native.fault_address()
+            if stop.fault.address != address:
+                what = f"engine {stop}, processor's fault at {address:#x}"
         if instruction is not None:
             undefined = undefined_flags(instruction, before["RCX"] & 0xFF)
             if undefined:
@@ -276,7 +305,7 @@ class Differential:
         after["FSW"] = after["FSW"] & ~ignore | theirs["FSW"] & ignore
         if instruction is not None and after.block != theirs.block:
             forgive_nans(instruction, after, theirs)
-        different = after.block != theirs.block
+        different = after != theirs
         memory = self._memcmp(*self._places, USED) != 0
         if different or memory or what:
             code = self.memories[0].read(before["RIP"], 15)

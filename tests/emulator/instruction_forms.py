@@ -1,6 +1,7 @@
 """Forms of instructions to draw random ones from, and which flags the manual leaves undefined.
 
-Opcodes and undefined flags: Intel's SDM volume 2. VEX and EVEX forms, privileged instructions,
+Opcodes and undefined flags: Intel's SDM volume 2. VEX and EVEX forms are those of avx_forms;
+privileged instructions,
 those that tell about the machine (CPUID, RDTSC, XGETBV), PUSHF (the tracer's TF is in it), MMX and
 stores of the last x87 instruction's address are left out.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import avx_forms
 
 from emulator.registers import Flags
 
@@ -38,6 +41,7 @@ class Form:
     prefix: int = 0
     undefined: int = 0
     kind: str = ""
+    code: int = 0  # iced-x86's, of kind "avx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,13 @@ def _x87() -> list[Form]:
     return forms
 
 
-GROUPS: Final = {"integer": _integer(), "string": _strings(), "sse": _sse(), "x87": _x87()}
+def _avx() -> list[Form]:
+    return [Form(b"", size="avx", kind="avx", code=code) for code in avx_forms.NAMES]
+
+
+GROUPS: Final = {
+    "integer": _integer(), "string": _strings(), "sse": _sse(), "x87": _x87(), "avx": _avx(),
+}  # fmt: skip
 
 # Registers that are never written: RSP (4), RBX (3), which points to the data; high bytes of RBX.
 _REGISTERS: Final = (0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
@@ -216,6 +226,8 @@ EDGES: Final = (0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 0x7F, 0x80, 0xFE, 0xFF
 
 def encode(form: Form, rng: random.Random) -> Instruction:
     """A random instruction of a form; memory operands are `[rbx + displacement]`."""
+    if form.kind == "avx":
+        return Instruction(avx_forms.encode(form.code, rng), form, 0)
     prefixes = b""
     rex = 0
     bits = 8

@@ -228,7 +228,11 @@ def test_a_loop_that_changes_itself(machine: Machine) -> None:
 
 
 def test_written_code_goes_through_the_fence(machine: Machine) -> None:
-    cpu = machine("mov word ptr [rip + 1], 0xf8c5; nop; nop; nop; nop; syscall", code=RWX)
+    # RETF, then VADDPS XMM0, XMM0, [RDI].
+    cpu = machine("mov dword ptr [rip + 1], 0x90cb; nop; nop; nop; nop; syscall", code=RWX)
+    stop = cpu.run(99)
+    assert (stop.reason, stop.executed) == (StopReason.FAULT, 2)
+    cpu = machine("mov dword ptr [rip + 1], 0x0758f8c5; nop; nop; nop; nop; nop", code=RWX)
     stop = cpu.run(99)
     assert (stop.reason, stop.executed) == (StopReason.FAULT, 2)
     assert stop.fault is not None

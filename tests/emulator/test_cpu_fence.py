@@ -66,12 +66,13 @@ def test_rdrand_and_rdseed_are_the_same_in_each_run(machine: Machine) -> None:
 
 
 REFUSED = {
-    "c5f877": "vzeroupper",
-    "c4e1fb92c8": "kmovq k1, rax",
-    "c5f1efc0": "vpxor xmm0, xmm1, xmm0",
-    "65c5f877": "vzeroupper",
+    "c5f458c0": "vaddps ymm0, ymm1, ymm0",
+    "c4e1f446c9": "kxnorq k1, k1, k1",
+    "c5f1fcc0": "vpaddb xmm0, xmm1, xmm0",
+    "65c5fc5807": "vaddps ymm0, ymm0, ymmword ptr gs:[rdi]",
     "c4e2fbf6c1": "mulx rax, rax, rcx",
-    "62f17c48280f": "vmovaps zmm1, zmmword ptr [rdi]",
+    "62f17c48580f": "vaddps zmm1, zmm0, zmmword ptr [rdi]",
+    "62f17ecf7f07": "62 f1 7e cf 7f 07",  # no zeroing into memory
     "8fe878a2c130": "",
     "0f34": "sysenter",
     "f1": "int1",
@@ -171,12 +172,18 @@ def test_a_refusal_of_the_caller_is_told_armed_or_not(machine: Machine) -> None:
 
 
 def test_a_jump_into_an_instruction_meets_what_is_there(machine: Machine) -> None:
-    # MOV EAX, imm32 whose immediate is VZEROUPPER.
-    cpu = machine(b"\xb8\xc5\xf8\x77\x90\xeb\xfa")
+    # MOV EAX, imm32 whose immediate is RET FAR, or VZEROUPPER.
+    cpu = machine(b"\xb8\xcb\x90\x90\x90\xeb\xfa")
     stop = cpu.run(99)
     assert (stop.reason, stop.executed) == (StopReason.FAULT, 2)
     assert stop.fault is not None
     assert stop.fault.pc == CODE + 1
+    cpu = machine(b"\xb8\xc5\xf8\x77\x90\xeb\xfa")
+    registers = state(cpu)
+    registers["YMM7"] = 1 << 255 | 5
+    cpu.load(registers)
+    assert cpu.run(3) == Stop(StopReason.COUNT, 3)
+    assert (cpu.rip(), state(cpu)["YMM7"]) == (CODE + 4, 5)
 
 
 def test_what_goes_on_is_not_fenced() -> None:

@@ -190,7 +190,7 @@ def test_code_that_python_changed_is_seen_after_a_flush(machine: Machine) -> Non
     before = state(cpu)["RAX"]
     assert cpu.run(30) == Stop(StopReason.COUNT, 30)
     assert state(cpu)["RAX"] == before - 10
-    cpu.memory.write(CODE, b"\xc5\xf8\x77")  # VZEROUPPER
+    cpu.memory.write(CODE, b"\x0f\x53\xc1")  # RCPPS XMM0, XMM1
     cpu.flush_code(CODE, 3)
     stop = cpu.run(30)
     assert stop.reason is StopReason.FAULT

@@ -123,7 +123,11 @@ class Host:
         altstack: AltStack | None = None,
         act: str = "syscall",
         signal: int = SIGNAL,
+        load: str = "",
+        store: str = "",
+        prepare: tuple[int, bytes] = (BASE, b""),
     ) -> Outcome:
+        """`load` runs before, `store` after; both may change RAX and RDX. `prepare` is memory."""
         pid, tid = os.getpid(), threading.get_native_id()
         values = TEST_VALUES | {"RAX": 234, "RDI": pid, "RSI": tid, "RDX": SIGNAL, "RSP": rsp}
         loads = "".join(f"movabs {name}, {value};" for name, value in values.items())
@@ -131,6 +135,7 @@ class Host:
             push rbx; push rbp; push r12; push r13; push r14; push r15
             fxsave64 [{CALLER_FX}]
             fxrstor64 [{TEST_FX}]
+            {load}
             mov [{DATA}], rsp
             mov rsp, {STACK_TOP - 8}
             push {flags}
@@ -148,6 +153,7 @@ class Host:
             pushfq
             pop qword ptr [{AFTER + 128}]
             fxsave64 [{AFTER_FX}]
+            {store}
             cld
             movabs rax, {DATA}
             mov rsp, [rax]
@@ -163,6 +169,7 @@ class Host:
         self._put(HANDLER, assemble(text + handler + "; ret", HANDLER))
         self._put(RESTORER, assemble("mov eax, 15; syscall", RESTORER))
         self._put(TEST_FX, test_fx())
+        self._put(*prepare)
         self._put(MARK, bytes(8))
         self._put(STACK_TOP - 0x8000, bytes(0x8000))
         self._put(ALT, bytes(ALT_SIZE))
