@@ -7,9 +7,10 @@ Python hears only of a frame that lost something. Catches are calls, so the PCs 
 least a call's size apart.
 
 Compared for each frame: RIP, RSP, general registers, RFLAGS, XMM0 to XMM15, MXCSR and the stack
-window. Compared once for each pass: x87, what AVX adds (which no frame here has in use), and all memory but
-the trampoline's own data, which must be as it was. A frame that loses anything says what; of a pass
-after which memory, x87 or AVX's state has changed each list is tried again by itself, and one that does it again is for the direct way.
+window. Compared once for each pass: x87, what AVX adds (which no frame here has in use), and all
+memory but the trampoline's own data, which must be as it was. A frame that loses anything says
+what; of a pass after which anything else has changed each list is tried again by itself, and one
+that does it again is for the direct way.
 """
 
 from __future__ import annotations
