@@ -46,7 +46,12 @@ class CodeMarks:
         self.changed: Callable[[], object] = lambda: None  # called when marks were changed
 
     def attach(self, region: Region) -> None:
-        """Keeps marks for an executable region from now on."""
+        """Keeps marks for an executable region from now on, in place of what was there."""
+        self.regions = [
+            marked
+            for marked in self.regions
+            if marked.region.end <= region.start or region.end <= marked.region.start
+        ]
         both = memoryview(mmap.mmap(-1, 2 * region.size))
         marked = MarkedRegion(region, both[: region.size], both[region.size :])
         self.regions.append(marked)

@@ -123,7 +123,7 @@ class CountingCpu(ExplainedStops):
         enter_user_mode(self.engine)
         self._kept: list[object] = []
         self._addresses: dict[str, int] = {}  # of the hooks
-        self._tables = PageTables(self.control, self._marks)
+        self._tables = PageTables(self.control, self._marks, memory)
         self.counting = self._add_hooks(counting)
         self.name = f"unicorn, {self.counting} counting"
         self._batch = RegisterBatch()
@@ -172,6 +172,14 @@ class CountingCpu(ExplainedStops):
         if region.prot & Prot.EXEC:
             self._marks.attach(region)
         self._tables.attach(region)
+        self._witness = None
+
+    def remap(self) -> None:
+        """Takes notice that regions of `memory` were unmapped or have another protection."""
+        for region in self.memory.regions:
+            if region.prot & Prot.EXEC and self._marks.find(region.start) is None:
+                self._marks.attach(region)
+        self._tables.tell()
         self._witness = None
 
     def load(self, registers: Registers) -> None:

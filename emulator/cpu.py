@@ -48,6 +48,9 @@ class Cpu(Protocol):
     def attach(self, region: Region) -> None:
         """Makes a region of `memory` visible to the processor."""
 
+    def remap(self) -> None:
+        """Takes notice that regions of `memory` were unmapped or have another protection."""
+
     def load(self, registers: Registers) -> None:
         """Sets all registers."""
 

@@ -108,12 +108,20 @@ class Elf:
         self.entry = int(header["e_entry"])
         if max(self._elf.num_segments(), self._elf.num_sections()) > _MOST_HEADERS:
             raise ElfError(f"{self.path}: more than {_MOST_HEADERS} segments or sections")
+        self.program_headers = 0  # their address, for AT_PHDR
+        self.program_header_count = int(header["e_phnum"])
+        self.interpreter: str | None = None
+        self._rela: memoryview | None = None
         self.segments: tuple[Segment, ...] = ()
         self._dynamic: tuple[int, int] | None = None
         for segment in self._elf.iter_segments():
             place = (int(segment["p_offset"]), int(segment["p_filesz"]))
             if segment["p_type"] == "PT_DYNAMIC":
                 self._dynamic = place
+            if segment["p_type"] == "PT_INTERP":
+                self._check_place("the interpreter's name", *place)
+                name = bytes(self._bytes[place[0] : sum(place)])
+                self.interpreter = name.split(b"\0")[0].decode("utf-8", "replace")
             if segment["p_type"] != "PT_LOAD":
                 continue
             flags = int(segment["p_flags"])
@@ -129,6 +137,8 @@ class Elf:
             if found.size < found.file_size or found.address + found.size > 1 << 47:
                 raise ElfError(f"{self.path}: segment at {found.address:#x} has impossible sizes")
             self.segments += (found,)
+            if found.offset <= header["e_phoff"] < found.offset + found.file_size:
+                self.program_headers = header["e_phoff"] - found.offset + found.address
         if not self.segments:
             raise ElfError(f"{self.path}: nothing to load in it")
 
@@ -201,6 +211,12 @@ class Elf:
                 if address % align == 0:
                     yield address
 
+    def relocations(self) -> Iterator[tuple[int, int]]:
+        """(address, value) of each word that moves with the load address, for load address 0."""
+        for place, info, addend in _RELA.iter_unpack(self._rela or b""):
+            if info == _R_X86_64_RELATIVE:
+                yield place, addend
+
     def _relocate(self) -> None:
         if not self.position_independent or self._dynamic is None:
             return
@@ -213,6 +229,7 @@ class Elf:
         if not tags.get(_DT_RELASZ):
             return
         table = self.view(tags.get(_DT_RELA, 0), tags[_DT_RELASZ] // _RELA.size * _RELA.size)
+        self._rela = table
         home = self.segments[0]
         for place, info, addend in _RELA.iter_unpack(table):
             if info != _R_X86_64_RELATIVE:

@@ -96,6 +96,7 @@ class Special(Enum):
     REPEAT = "repeat"  # a string instruction with REP, REPE or REPNE
     ALONE = "alone"  # asks for the count, or ends in an exception behind it
     RANDOM = "random"  # RDRAND, RDSEED
+    XGETBV = "xgetbv"
     PORT = "port"  # IN, OUT, INS, OUTS: privileged while IOPL is 0
     ALIGNED = "aligned"  # with a memory operand that must be aligned to 16 bytes
     MXCSR = "mxcsr"  # loads MXCSR
@@ -178,6 +179,8 @@ def _classify_0f(prefixes: set[int], second: int, third: int, fourth: int) -> Sp
     if second == 0x01:
         if third == 0xF9:
             return Special.ALONE  # RDTSCP
+        if third == 0xD0 and not prefixes & _REPEAT_PREFIXES:
+            return Special.XGETBV
         if in_memory:
             return Special.PLAIN if digit in (2, 3, 6, 7) else Special.FOREIGN
         return Special.PLAIN if third == 0xF8 or digit == 6 else Special.FOREIGN

@@ -78,7 +78,7 @@ class Machine:
         self.budget = budget
         self.step_all = step_all
         self.events = EventStream(now=lambda: self.now)
-        self.linux = Process(memory, self.events, cpu.attach)
+        self.linux = Process(memory, self.events, cpu.attach, cpu.remap)
         self.scheduler = Scheduler(self.linux, slice_ns)
         self.instructions = 0  # executed by all threads
         self.observer: Observer | None = None

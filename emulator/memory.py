@@ -9,12 +9,14 @@ from __future__ import annotations
 import bisect
 import mmap
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from typing import Final
 
 PAGE: Final = 4096
 
+_SHARED: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
 _U64: Final = struct.Struct("<Q")
 _U32: Final = struct.Struct("<I")
 
@@ -41,17 +43,35 @@ class UnmappedError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A mapped range `[start, start + size)`, page-aligned. `view` is its backing memory."""
+    """A mapped range `[start, start + size)`, page-aligned. `view` is its backing memory.
+
+    `host` is the mapping of the host that holds it, where it begins `offset` bytes in. A private
+    one takes nothing of the host's memory before it is touched, whatever its size.
+    """
 
     name: str
     start: int
     size: int
     prot: Prot
     view: memoryview
+    host: mmap.mmap
+    offset: int = 0
+    private: bool = False
     end: int = field(init=False)  # the first address behind the region
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "end", self.start + self.size)
+
+    def part(self, start: int, end: int) -> Region:
+        """The region `[start, end)` in it, on the same memory."""
+        low = start - self.start
+        return replace(
+            self,
+            start=start,
+            size=end - start,
+            view=self.view[low : end - self.start],
+            offset=self.offset + low,
+        )
 
 
 class Memory:
@@ -62,7 +82,7 @@ class Memory:
         self._starts: list[int] = []
         self._last: Region | None = None
 
-    def map(self, name: str, start: int, size: int, prot: Prot) -> Region:
+    def map(self, name: str, start: int, size: int, prot: Prot, *, private: bool = False) -> Region:
         """Maps zeroed memory; start and size must be page-aligned and overlap nothing."""
         if start % PAGE or size % PAGE or size <= 0:
             raise ValueError(f"{name}: {start:#x}+{size:#x} is not page-aligned")
@@ -72,10 +92,53 @@ class Memory:
         for other in (before, after):
             if other is not None and start < other.end and other.start < start + size:
                 raise ValueError(f"{name}: {start:#x}+{size:#x} overlaps {other.name}")
-        region = Region(name, start, size, prot, memoryview(mmap.mmap(-1, size)))
+        host = mmap.mmap(-1, size, flags=_PRIVATE if private else _SHARED)
+        region = Region(name, start, size, prot, memoryview(host), host, private=private)
         self.regions.insert(index, region)
         self._starts.insert(index, start)
         return region
+
+    def overlapping(self, start: int, size: int) -> list[Region]:
+        """The parts of regions that lie in a page-aligned range, in order."""
+        end = start + size
+        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        found = []
+        for region in self.regions[first:]:
+            if region.start >= end:
+                break
+            if region.end > start:
+                found.append(region.part(max(region.start, start), min(region.end, end)))
+        return found
+
+    def unmap(self, start: int, size: int) -> list[Region]:
+        """Takes a page-aligned range out of what is mapped; returns the parts that were."""
+        return self._replace(start, size, None)
+
+    def protect(self, start: int, size: int, prot: Prot) -> None:
+        """Changes the protection of what is mapped in a page-aligned range."""
+        self._replace(start, size, prot)
+
+    def _replace(self, start: int, size: int, prot: Prot | None) -> list[Region]:
+        taken = self.overlapping(start, size)
+        end = start + size
+        for part in taken:
+            index = bisect.bisect_right(self._starts, part.start) - 1
+            whole = self.regions[index]
+            pieces = [
+                *([whole.part(whole.start, start)] if whole.start < start else []),
+                *([replace(part, prot=prot)] if prot is not None else []),
+                *([whole.part(end, whole.end)] if whole.end > end else []),
+            ]
+            self.regions[index : index + 1] = pieces
+            self._starts[index : index + 1] = [piece.start for piece in pieces]
+        self._last = None
+        return taken
+
+    def zero(self, start: int, size: int) -> None:
+        """Makes what is mapped in a page-aligned range zero, and gives it back to the host."""
+        for part in self.overlapping(start, size):
+            advice = mmap.MADV_DONTNEED if part.private else mmap.MADV_REMOVE
+            part.host.madvise(advice, part.offset, part.size)
 
     def find(self, address: int) -> Region | None:
         """The region that holds address, if one does."""

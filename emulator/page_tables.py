@@ -11,7 +11,7 @@ from ctypes import c_uint64
 from typing import TYPE_CHECKING
 
 from emulator.hooks import Control, Field, host_address
-from emulator.memory import PAGE, Prot, Region
+from emulator.memory import PAGE, Memory, Prot, Region
 from emulator.unicorn_raw import CTL_TLB_FLUSH, Engine
 
 if TYPE_CHECKING:
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 
 class PageTables:
-    """The tables of all engines that share a control block."""
+    """The tables of all engines that share a control block.
 
-    def __init__(self, control: Control, marks: CodeMarks) -> None:
-        self.regions: list[Region] = []
+    Engines keep what was ever attached, until other memory comes to its place: the tables say what
+    may be accessed of it.
+    """
+
+    def __init__(self, control: Control, marks: CodeMarks, memory: Memory) -> None:
+        self.memory = memory
+        self._attached: list[Region] = []
         self.code_pages: set[int] = set()  # pages that the guest can write, and has executed
         self.open: set[int] = set()  # those that the next instruction may write
         self.engines: list[Engine] = []
@@ -31,15 +36,25 @@ class PageTables:
 
     def add_engine(self, engine: Engine) -> None:
         """Maps everything into another engine."""
-        for region in self.regions:
+        for region in self._attached:
             engine.map(region.start, region.view)
         self.engines.append(engine)
 
     def attach(self, region: Region) -> None:
-        """Maps a region into all engines."""
+        """Maps a region into all engines, in place of what was unmapped there."""
+        kept = []
+        for old in self._attached:
+            low, high = max(old.start, region.start), min(old.end, region.end)
+            if low >= high:
+                kept.append(old)
+                continue
+            for engine in self.engines:
+                engine.unmap(low, high - low)
+            kept += [old.part(old.start, low)] if old.start < low else []
+            kept += [old.part(high, old.end)] if high < old.end else []
+        self._attached = [*kept, region]
         for engine in self.engines:
             engine.map(region.start, region.view)
-        self.regions.append(region)
         self.tell()
 
     def tell(self) -> None:
@@ -47,7 +62,7 @@ class PageTables:
         rows: list[int] = []
         for page in self.code_pages:
             rows += [page, PAGE, Prot.RX | (Prot.WRITE if page in self.open else 0)]
-        for region in self.regions:
+        for region in self.memory.regions:
             allowed = reach(region.prot)
             rows += [region.start, region.size, Prot.RW if allowed & Prot.WRITE else allowed]
         pages = (c_uint64 * (len(rows) + 3))(*rows)

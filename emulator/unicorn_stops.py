@@ -47,6 +47,7 @@ _LET_THROUGH: Final = -1  # or any address: run on until there
 
 # Exceptions by number (SDM volume 3, table 6-1). Page faults come another way.
 DEBUG: Final = 1
+XCR0: Final = 3  # what XGETBV shows: x87 and SSE state, no AVX (SDM volume 1, 13.3)
 _BREAKPOINT: Final = 3
 _LINUX_32: Final = 0x80
 _EXCEPTIONS: Final = {
@@ -190,6 +191,11 @@ class ExplainedStops:
             return self._compute(code)
         if special is Special.RANDOM:
             self._draw(fence.random(code))
+        elif special is Special.XGETBV:
+            if self.engine.read(Register.RCX) & 0xFFFF_FFFF:
+                detail = f"{fence.name(code, self._rip)}: ECX is not 0"
+                return self._fault(FaultKind.PRIVILEGED, detail=detail, tried=False)
+            self._instead({Register.RAX: XCR0, Register.RDX: 0}, 3)
         else:
             self._marks.forget(self._rip, 1)  # other code was written there
         return _GO_ON
@@ -206,16 +212,20 @@ class ExplainedStops:
 
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
-        if self._recorder is not None:
-            self._recorder.note(self._handle, self._rip)
         engine, number = self.engine, NUMBERS[GENERAL[instruction.register]]
         value = self._random.getrandbits(instruction.bits)
         if instruction.bits == 16:
             value |= engine.read(number) & ~0xFFFF
-        engine.write(number, value)
         flags = engine.read(Register.RFLAGS) & ~ARITHMETIC_FLAGS
-        engine.write(Register.RFLAGS, flags | Flags.CF)
-        self._rip += instruction.size
+        self._instead({number: value, Register.RFLAGS: flags | Flags.CF}, instruction.size)
+
+    def _instead(self, results: dict[int, int], size: int) -> None:
+        """Executes the instruction at RIP, of that size, by writing its results."""
+        if self._recorder is not None:
+            self._recorder.note(self._handle, self._rip)
+        for number, value in results.items():
+            self.engine.write(number, value)
+        self._rip += size
         self._words[Field.LEFT] -= 1
         self._words[Field.PREVIOUS] = _NOWHERE
 
@@ -317,7 +327,7 @@ class ExplainedStops:
     def _accessed(self, page: int) -> int | None:
         """Which address in `page` the instruction at RIP failed to access."""
         if self._witness is None:
-            regions = self._tables.regions
+            regions = self.memory.regions
             self._witness = Witness((region, denying(region.prot)) for region in regions)
         self._batch.read(self._handle)
         # A store across the page's start: in plain mode Unicorn writes what lies before it.

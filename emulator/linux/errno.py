@@ -12,13 +12,23 @@ class Errno(IntEnum):
     """What a failed system call returns, negated, in RAX."""
 
     EPERM = 1
+    ENOENT = 2
     ESRCH = 3
     EINTR = 4
     EBADF = 9
     EAGAIN = 11
     ENOMEM = 12
+    EACCES = 13
     EFAULT = 14
     EEXIST = 17
+    ENOTDIR = 20
     EINVAL = 22
+    EMFILE = 24
+    ENOTTY = 25
+    ESPIPE = 29
+    EROFS = 30
+    EPIPE = 32
+    ERANGE = 34
     ENOSYS = 38
+    EAFNOSUPPORT = 97
     ETIMEDOUT = 110

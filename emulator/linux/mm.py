@@ -1,4 +1,8 @@
-"""Anonymous memory: mm/mmap.c, mm/madvise.c; see mmap(2), munmap(2), madvise(2)."""
+"""Anonymous memory: mm/mmap.c, mm/mprotect.c, mm/madvise.c; see mmap(2), mprotect(2), madvise(2).
+
+A mapping takes host memory only where it is touched. `Process.memory_limit` bounds what may be
+writable at once, as RLIMIT_DATA does: beyond it a call fails with ENOMEM.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 MAP_FIXED_NOREPLACE: Final = 0x100000
 
+TASK_SIZE: Final = (1 << 47) - PAGE
+MMAP_MIN_ADDR: Final = 0x1_0000  # vm.mmap_min_addr
+
 MADV_DONTNEED: Final = 4
 MADV_COLLAPSE: Final = 25
 _ADVICE_WITHOUT_EFFECT: Final = (0, 1, 2, 3, 8, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
@@ -28,44 +35,97 @@ def _unmodelled(thread: Thread, what: str) -> GuestStopped:
 
 
 def _free(process: Process, start: int, size: int) -> bool:
-    return all(start >= r.end or r.start >= start + size for r in process.memory.regions)
+    return not process.memory.overlapping(start, size)
+
+
+def _place(process: Process, size: int) -> int:
+    """The next address without a hint at which so much is free."""
+    start = process.mmap_next
+    while taken := process.memory.overlapping(start, size):
+        start = taken[-1].end
+    process.mmap_next = start + size
+    return start
+
+
+def _writable(process: Process, start: int, size: int, prot: int) -> bool:
+    """Whether a range may become so, under the limit on writable memory."""
+    if not prot & Prot.WRITE or process.memory_limit is None:
+        return True
+    before = sum(r.size for r in process.memory.overlapping(start, size) if r.prot & Prot.WRITE)
+    total = sum(r.size for r in process.memory.regions if r.prot & Prot.WRITE)
+    return total - before + size <= process.memory_limit
 
 
 def mmap(
     process: Process, thread: Thread, addr: int, length: int, prot: int, flags: int, fd: int, _: int
 ) -> int:
     """New zeroed memory, at the hint if that is free, else at the next free address."""
-    if not flags & MAP_ANONYMOUS:
-        raise _unmodelled(thread, f"mmap of file descriptor {fd & 0xFFFF_FFFF}")
     size = (length + PAGE - 1) & -PAGE
     if not size or not flags & (MAP_PRIVATE | MAP_SHARED):
         return -Errno.EINVAL
+    if size > TASK_SIZE:
+        return -Errno.ENOMEM
+    if not flags & MAP_ANONYMOUS:
+        if fd & 0xFFFF_FFFF not in process.files:
+            return -Errno.EBADF
+        raise _unmodelled(thread, f"mmap of file descriptor {fd & 0xFFFF_FFFF}")
     fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)
     if fixed and addr % PAGE:
         return -Errno.EINVAL
     start = addr & -PAGE
-    if fixed and not _free(process, start, size):
-        if flags & MAP_FIXED_NOREPLACE:
-            return -Errno.EEXIST
-        raise _unmodelled(thread, "mmap with MAP_FIXED over memory that is mapped")
-    if not fixed and (not start or not _free(process, start, size)):
-        start = process.mmap_next
-        while not _free(process, start, size):
-            start += PAGE
-        process.mmap_next = start + size
-    region = process.memory.map(f"mmap {start:#x}", start, size, Prot(prot & 7))
-    process.attach(region)
+    if fixed and (start < MMAP_MIN_ADDR or start + size > TASK_SIZE):
+        return -Errno.EPERM if start < MMAP_MIN_ADDR else -Errno.ENOMEM
+    if flags & MAP_FIXED_NOREPLACE and not _free(process, start, size):
+        return -Errno.EEXIST
+    hinted = MMAP_MIN_ADDR <= start <= TASK_SIZE - size
+    if not fixed and not (hinted and _free(process, start, size)):
+        start = _place(process, size)
+    if not _writable(process, start, size, prot):
+        return -Errno.ENOMEM
+    _fill(process, start, size, Prot(prot & 7))
     return start
 
 
+def _fill(process: Process, start: int, size: int, prot: Prot) -> None:
+    """Zeroed memory in a range; what is mapped there already keeps its place in the host."""
+    memory = process.memory
+    memory.zero(start, size)
+    memory.protect(start, size, prot)
+    at = start
+    for part in [*memory.overlapping(start, size), None]:
+        end = part.start if part is not None else start + size
+        if at < end:
+            process.attach(memory.map(f"mmap {at:#x}", at, end - at, prot, private=True))
+        at = part.end if part is not None else end
+    process.remap()
+
+
 def munmap(process: Process, thread: Thread, addr: int, length: int) -> int:
-    """Refused where anything is mapped: memory that is gone would have to fault."""
+    """What was mapped in the range is gone; that nothing was is no error."""
+    del thread
     size = (length + PAGE - 1) & -PAGE
-    if addr % PAGE or not size:
+    if addr % PAGE or not size or addr + size > TASK_SIZE:
         return -Errno.EINVAL
-    if _free(process, addr, size):
-        return 0
-    raise _unmodelled(thread, "munmap")
+    process.memory.zero(addr, size)
+    if process.memory.unmap(addr, size):
+        process.remap()
+    return 0
+
+
+def mprotect(process: Process, thread: Thread, addr: int, length: int, prot: int) -> int:
+    """Changes protection; ENOMEM where part of the range is not mapped."""
+    size = (length + PAGE - 1) & -PAGE
+    if addr % PAGE:
+        return -Errno.EINVAL
+    if prot & ~7:
+        raise _unmodelled(thread, f"mprotect with protection {prot:#x}")
+    if sum(part.size for part in process.memory.overlapping(addr, size)) != size:
+        return -Errno.ENOMEM
+    if not _writable(process, addr, size, prot):
+        return -Errno.ENOMEM
+    process.memory.protect(addr, size, Prot(prot))
+    process.remap()
+    return 0
 
 
 def madvise(process: Process, thread: Thread, start: int, length: int, advice: int) -> int:
@@ -78,10 +138,26 @@ def madvise(process: Process, thread: Thread, start: int, length: int, advice: i
         return 0
     if advice != MADV_DONTNEED:
         raise _unmodelled(thread, f"madvise with advice {advice}")
-    end = start + size
-    for region in process.memory.regions:
-        low, high = max(start, region.start), min(end, region.end)
-        if low < high:
-            region.view[low - region.start : high - region.start] = bytes(high - low)
-            size -= high - low
-    return -Errno.ENOMEM if size else 0
+    process.memory.zero(start, size)
+    mapped = sum(part.size for part in process.memory.overlapping(start, size))
+    return 0 if mapped == size else -Errno.ENOMEM
+
+
+def brk(process: Process, thread: Thread, addr: int) -> int:
+    """The end of the data segment, which does not move: as where there is no room for it."""
+    del thread, addr
+    return process.brk
+
+
+def mincore(process: Process, thread: Thread, addr: int, length: int, vec: int) -> int:
+    """ENOMEM where nothing is mapped, which is all that programs ask it for."""
+    size = (length + PAGE - 1) & -PAGE
+    if addr % PAGE:
+        return -Errno.EINVAL
+    if sum(part.size for part in process.memory.overlapping(addr, size)) != size:
+        return -Errno.ENOMEM
+    from emulator.linux.uaccess import copy_to_user
+
+    copy_to_user(process.memory, vec, b"\1" * (size // PAGE))
+    del thread
+    return 0

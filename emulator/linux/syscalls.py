@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import SystemCall
 from emulator.fault import GuestStopped
-from emulator.linux import clock, clone, files, futex, mm, sigaction
+from emulator.linux import clock, clone, files, futex, mm, poll, sigaction, system
 from emulator.linux.errno import Errno
+from emulator.linux.open_file import FileError
 from emulator.linux.uaccess import AccessFault
 
 if TYPE_CHECKING:
@@ -45,43 +46,83 @@ def _entry(function: Any) -> Entry:
 TABLE: Final[dict[int, Entry]] = {
     number: _entry(function)
     for number, function in {
+        0: files.read,
         1: files.write,
+        2: files.open,
+        3: files.close,
+        5: files.fstat,
+        8: files.lseek,
         9: mm.mmap,
+        10: mm.mprotect,
         11: mm.munmap,
+        12: mm.brk,
         13: sigaction.rt_sigaction,
         14: sigaction.rt_sigprocmask,
         15: sigaction.rt_sigreturn,
+        16: files.ioctl,
+        17: files.pread64,
+        20: files.writev,
+        21: files.access,
+        22: files.pipe,
         24: clone.sched_yield,
+        27: mm.mincore,
         28: mm.madvise,
         35: clock.nanosleep,
         39: clone.getpid,
         56: clone.clone,
         60: clone.exit,
         62: sigaction.kill,
+        63: system.uname,
+        72: files.fcntl,
+        79: files.getcwd,
         96: clock.gettimeofday,
+        97: system.getrlimit,
+        99: system.sysinfo,
+        102: system.getuid,
+        104: system.getgid,
+        107: system.geteuid,
+        108: system.getegid,
+        110: system.getppid,
         127: sigaction.rt_sigpending,
         131: sigaction.sigaltstack,
+        157: system.prctl,
         158: clone.arch_prctl,
+        160: system.setrlimit,
         186: clone.gettid,
         200: sigaction.tkill,
         202: futex.futex,
+        204: system.sched_getaffinity,
+        213: poll.epoll_create,
         218: clone.set_tid_address,
         228: clock.clock_gettime,
         230: clock.clock_nanosleep,
         231: clone.exit_group,
+        232: poll.epoll_wait,
+        233: poll.epoll_ctl,
         234: sigaction.tgkill,
+        257: files.openat,
+        262: files.newfstatat,
+        267: files.readlinkat,
+        269: files.faccessat,
+        281: poll.epoll_pwait,
+        290: files.eventfd2,
+        291: poll.epoll_create1,
+        292: files.dup3,
+        293: files.pipe2,
+        302: system.prlimit64,
+        318: system.getrandom,
     }.items()
 }
 
 # Names of calls that programs are likely to make, for the message that refuses them.
 MISSING: Final = {
-    0: "read", 2: "open", 3: "close", 5: "fstat", 8: "lseek", 10: "mprotect", 12: "brk",
-    16: "ioctl", 20: "writev", 22: "pipe", 34: "pause", 57: "fork", 58: "vfork", 59: "execve",
-    61: "wait4", 63: "uname", 72: "fcntl", 97: "getrlimit", 128: "rt_sigtimedwait",
-    129: "rt_sigqueueinfo", 130: "rt_sigsuspend", 204: "sched_getaffinity", 222: "timer_create",
-    233: "epoll_ctl", 257: "openat", 267: "readlinkat", 281: "epoll_pwait", 290: "eventfd2",
-    291: "epoll_create1", 293: "pipe2", 302: "prlimit64", 318: "getrandom", 334: "rseq",
-    435: "clone3",
+    4: "stat", 6: "lstat", 7: "poll", 18: "pwrite64", 19: "readv", 23: "select", 25: "mremap",
+    32: "dup", 33: "dup2", 34: "pause", 38: "setitimer", 41: "socket", 42: "connect",
+    53: "socketpair", 57: "fork", 58: "vfork", 59: "execve", 61: "wait4", 77: "ftruncate",
+    83: "mkdir", 87: "unlink", 101: "ptrace", 128: "rt_sigtimedwait", 129: "rt_sigqueueinfo",
+    130: "rt_sigsuspend", 217: "getdents64", 222: "timer_create", 247: "waitid", 270: "pselect6",
+    271: "ppoll", 288: "accept4", 297: "rt_tgsigqueueinfo", 322: "execveat", 334: "rseq",
+    424: "pidfd_send_signal", 434: "pidfd_open", 435: "clone3", 439: "faccessat2",
 }  # fmt: skip
 
 
@@ -96,6 +137,13 @@ def dispatch(process: Process, thread: Thread) -> None:
     registers["RCX"] = registers["RIP"]
     registers["R11"] = registers["RFLAGS"]
     entry = TABLE.get(number)
+    if entry is None and process.enosys:
+        registers["RAX"] = -Errno.ENOSYS
+        name = MISSING.get(number, f"syscall_{number}")
+        process.events.emit(
+            SystemCall(tid=thread.tid, pc=pc, name=name, args=(), result=-Errno.ENOSYS)
+        )
+        return
     if entry is None:
         name = f" ({MISSING[number]})" if number in MISSING else ""
         raise GuestStopped(
@@ -106,6 +154,8 @@ def dispatch(process: Process, thread: Thread) -> None:
         result = entry.function(process, thread, *arguments)
     except AccessFault:
         result = -Errno.EFAULT
+    except FileError as error:
+        result = -error.errno
     if result is not None:
         registers["RAX"] = result
     process.events.emit(

@@ -21,6 +21,7 @@ class ThreadState(Enum):
     RUNNABLE = "runnable"
     SLEEPING = "sleeping"  # in nanosleep or clock_nanosleep
     FUTEX = "futex"  # in FUTEX_WAIT
+    POLL = "poll"  # until some file changes
     EXITED = "exited"
 
 
@@ -51,6 +52,7 @@ class Thread:
     time: int = 0  # ns
     wake_at: int | None = None  # ns, when waiting with a timeout
     wait: Wait | None = None
+    again_until: int | None = None  # ns: the deadline of a wait that was woken to look again
     sigmask: int = 0  # blocked signals, bit n-1 for signal n
     pending: list[SigInfo] = field(default_factory=list)  # directed at this thread
     sigpending: bool = False  # TIF_SIGPENDING: something may have to be delivered

@@ -78,3 +78,19 @@ def put_u64(memory: Memory, address: int, value: int) -> None:
 def put_u32(memory: Memory, address: int, value: int) -> None:
     """Writes 4 bytes, modulo 2**32; raises AccessFault."""
     copy_to_user(memory, address, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
+
+
+def get_string(memory: Memory, address: int, most: int) -> bytes:
+    """Bytes up to a zero byte (strncpy_from_user); raises AccessFault.
+
+    A string without an end within `most` bytes is cut there, as no path that exists is so long.
+    """
+    found = b""
+    while len(found) < most:
+        piece = copy_from_user(memory, address, min(most - len(found), 4096 - address % 4096))
+        end = piece.find(b"\0")
+        if end >= 0:
+            return found + piece[:end]
+        found += piece
+        address += len(piece)
+    return found
