@@ -202,13 +202,18 @@ def _canonical(address: int) -> bool:
     return (address + 2**47) & _ADDRESS < 2**48
 
 
-def _span(memory: Memory, address: int, size: int, *, write: bool) -> bytes:
-    """The bytes at an address, if a program may read (or write) all of them; raises AvxFault."""
+def _check_canonical(address: int, size: int) -> None:
+    """Before any page fault (SDM volume 2, 2.8); raises AvxFault."""
     for end in (address, (address + size - 1) & _ADDRESS):
         if not _canonical(end):
             # A general protection fault, which has no address (SDM volume 3, 6.15).
             detail = f"non-canonical address {end:#x}"
             raise AvxFault(FaultKind.PRIVILEGED, detail=detail)
+
+
+def _span(memory: Memory, address: int, size: int, *, write: bool) -> bytes:
+    """The bytes at an address, if a program may read (or write) all of them; raises AvxFault."""
+    _check_canonical(address, size)
     found = b""
     while len(found) < size:
         at = (address + len(found)) & _ADDRESS
@@ -251,8 +256,10 @@ def _load(operation: Operation, registers: Registers, memory: Memory) -> int:
             return int.from_bytes(element * (operation.width // operation.element), "little")
         return int.from_bytes(_span(memory, address, operation.width, write=False), "little")
     value, size = 0, operation.element
-    for i in active:
-        at = address if operation.broadcast else (address + i * size) & _ADDRESS
+    places = [address if operation.broadcast else (address + i * size) & _ADDRESS for i in active]
+    for at in places:
+        _check_canonical(at, size)
+    for i, at in zip(active, places, strict=True):
         part = int.from_bytes(_span(memory, at, size, write=False), "little")
         value |= part << 8 * size * i
     return value
@@ -269,6 +276,8 @@ def _store(operation: Operation, registers: Registers, memory: Memory, value: in
         at = (address + i * size) & _ADDRESS
         element = value >> 8 * size * i & _BYTE_MASKS[size]
         stores.append((at, element.to_bytes(size, "little")))
+    for at, _ in stores:
+        _check_canonical(at, size)
     try:
         for at, part in stores:
             _span(memory, at, len(part), write=True)

@@ -75,7 +75,8 @@ def objection(
     """Why the instruction at RIP, whose bytes are `code`, must not be executed; None if it may."""
     _, _, index = opcode(code)
     if special is Special.X87:
-        arguments = (registers["FCW"], registers["FSW"], registers["FTW"])
+        status = registers["FSW"]
+        arguments = (registers["FCW"], status, registers["FTW"], registers[f"ST{status >> 11 & 7}"])
         why = x87.objection(code[index], code[index + 1], *arguments)
         return None if why is None else (FaultKind.REFUSED, why)
     if special is Special.CMPXCHG:

@@ -3,7 +3,8 @@
 Unicorn 2.1.4 knows no stack faults: it reads what is empty and pushes onto what is not. It computes
 transcendental functions in double precision, loads constants without regard to rounding, and raises
 no exception but division by zero. FCOMI and its kin leave OF, SF and AF alone, FST does not say
-that its destination is in use, FISTTP, FBSTP and FXAM are wrong at the edges. So before each x87
+that its destination is in use, FISTTP, FBSTP and FXAM are wrong at the edges. Stored as a float or
+double, a signalling NaN stays one. So before each x87
 instruction the register stack and the control word are looked at; what would fault, or comes out
 differently, is refused. Encodings that the manual does not list are refused, too.
 Specified in Intel's SDM volume 1, chapter 8, and volume 2, appendix A.3.
@@ -19,14 +20,14 @@ _ROUNDING: Final = 0xC00
 
 # By opcode and ModRM.reg, memory forms and then register forms. What they need: 0 for ST0, i for
 # ST0 and ST(i), p for room to push, l for both ST(i) and room, c for room and rounding to nearest,
-# - for nothing; x is refused.
+# n for an ST0 that is no signalling NaN, - for nothing; x is refused.
 _FORMS: Final = {
     0xD8: ("00000000", "iiiiiiii"),
-    0xD9: ("px00----", "li-x----"),
+    0xD9: ("pxnn----", "li-x----"),
     0xDA: ("00000000", "iiiixxxx"),
     0xDB: ("px00xpx0", "iiiixxxx"),
     0xDC: ("00000000", "iixxiiii"),
-    0xDD: ("px00-x--", "-xiiiixx"),
+    0xDD: ("pxnn-x--", "-xiiiixx"),
     0xDE: ("00000000", "iixxiiii"),
     0xDF: ("px00ppx0", "xxxxxxxx"),
 }
@@ -52,20 +53,35 @@ def need(opcode: int, modrm: int) -> str:
     return _SINGLE.get((opcode, modrm), _FORMS[opcode][1][modrm >> 3 & 7])
 
 
-def objection(opcode: int, modrm: int, control: int, status: int, tags: int) -> str | None:
-    """Why the instruction cannot be executed, given FCW, FSW and the full FTW; None if it can."""
+def objection(
+    opcode: int, modrm: int, control: int, status: int, tags: int, st0: int
+) -> str | None:
+    """Why the instruction cannot be executed; None if it can.
+
+    Given are FCW, FSW, the full FTW and the value in ST0's register.
+    """
     kind = need(opcode, modrm)
     if kind == "x":
         return "not exact here"
     if control & _MASKS != _MASKS and kind != "-":
         return f"x87 exceptions are not masked (FCW {control:#x})"
     top = status >> 11 & 7
-    sources = {"0": (0,), "i": (0, modrm & 7), "1": (0, 1), "l": (modrm & 7,)}.get(kind, ())
+    sources = {"0": (0,), "n": (0,), "i": (0, modrm & 7), "1": (0, 1), "l": (modrm & 7,)}.get(
+        kind, ()
+    )
     for number in sources:
         if tags >> 2 * ((top + number) & 7) & 3 == 3:
             return f"x87 stack underflow: ST({number}) is empty"
+    if kind == "n" and _is_signalling(st0):
+        return "a signalling NaN"
     if kind == "c" and control & _ROUNDING:
         return f"a constant that is not rounded to nearest (FCW {control:#x})"
     if kind in "plc" and tags >> 2 * ((top - 1) & 7) & 3 != 3:
         return "x87 stack overflow"
     return None
+
+
+def _is_signalling(value: int) -> bool:
+    """Whether a register holds a signalling NaN (SDM volume 1, table 4-3)."""
+    fraction = value & ((1 << 63) - 1)
+    return value >> 64 & 0x7FFF == 0x7FFF and 0 < fraction < 1 << 62
