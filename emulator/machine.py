@@ -28,7 +28,7 @@ from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
 from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
-from emulator.observer import InstructionTimer, Observer, TimeStamped
+from emulator.observer import InstructionTimer, Observer, ThreadLog, TimeStamped
 from emulator.registers import SIZE, Registers
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Machine:
         self.instructions = 0  # executed by all threads
         self.observer: Observer | None = None
         self.timer: InstructionTimer | None = None
+        self.log: ThreadLog | None = None
         self.breakpoints: dict[int, Callable[[Thread], None]] = {}
         self.gate_names: dict[int, str] = {}
         self._gates: dict[int, GateFunction] = {}
@@ -286,7 +287,7 @@ class Machine:
                 self.cpu.attach(found)
             if found.size != len(data):
                 raise ValueError(f"{name} has another size than in the snapshot")
-            found.view[:] = data
+            self.memory.write(start, data)
             if prot & Prot.EXEC:
                 self.cpu.flush_code(start, found.size)
         self.linux.restore(snapshot.process)
@@ -302,6 +303,8 @@ class Machine:
             self.cpu.save(thread.registers)
             self._image = (bytes(thread.registers.block), thread.registers.extended)
             self._fresh = True
+            if self.log is not None:
+                self.log.left(thread.registers)
 
     def _enter(self, thread: Thread) -> None:
         """Brings the thread's registers into the processor, unless they are there."""
@@ -317,6 +320,8 @@ class Machine:
                 self._sync(self._live)
             self.cpu.load(thread.registers)
             self._live = thread
+            if self.log is not None:
+                self.log.entered(thread)
         self._fresh = False
 
     def _rip(self, thread: Thread) -> int:

@@ -2,6 +2,8 @@
 
 Protection is by page as in mmap(2). Reads and writes from Python go straight to the backing
 buffer and see any mapped page, whatever its protection: they act as the kernel or a debugger.
+All writes by Python pass `write` and `put_…`, which tell the journal, if there is one, what they
+overwrite.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import mmap
 import struct
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
-from typing import Final
+from typing import Final, Protocol
 
 PAGE: Final = 4096
 
@@ -74,10 +76,24 @@ class Region:
         )
 
 
+class Journal(Protocol):
+    """Who hears of all that Python changes."""
+
+    def overwritten(self, address: int, before: bytes) -> None:
+        """Bytes are about to be written."""
+
+    def mapped(self, region: Region) -> None:
+        """A region is new."""
+
+    def unmapping(self, region: Region) -> None:
+        """A region, or a part of one, is about to go."""
+
+
 class Memory:
     """All regions of one address space."""
 
     def __init__(self) -> None:
+        self.journal: Journal | None = None
         self.regions: list[Region] = []
         self._starts: list[int] = []
         self._last: Region | None = None
@@ -96,6 +112,8 @@ class Memory:
         region = Region(name, start, size, prot, memoryview(host), host, private=private)
         self.regions.insert(index, region)
         self._starts.insert(index, start)
+        if self.journal is not None:
+            self.journal.mapped(region)
         return region
 
     def overlapping(self, start: int, size: int) -> list[Region]:
@@ -120,6 +138,9 @@ class Memory:
 
     def _replace(self, start: int, size: int, prot: Prot | None) -> list[Region]:
         taken = self.overlapping(start, size)
+        if self.journal is not None and prot is None:
+            for part in taken:
+                self.journal.unmapping(part)
         end = start + size
         for part in taken:
             index = bisect.bisect_right(self._starts, part.start) - 1
@@ -137,6 +158,8 @@ class Memory:
     def zero(self, start: int, size: int) -> None:
         """Makes what is mapped in a page-aligned range zero, and gives it back to the host."""
         for part in self.overlapping(start, size):
+            if self.journal is not None:
+                self.journal.overwritten(part.start, bytes(part.view))
             advice = mmap.MADV_DONTNEED if part.private else mmap.MADV_REMOVE
             part.host.madvise(advice, part.offset, part.size)
 
@@ -164,9 +187,9 @@ class Memory:
         return region.view, address - region.start
 
     def view(self, address: int, size: int) -> memoryview:
-        """The backing memory of a range, writable and live."""
+        """The backing memory of a range, live; it cannot be written through."""
         view, offset = self.locate(address, size)
-        return view[offset : offset + size]
+        return view[offset : offset + size].toreadonly()
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of a range that lies inside one region."""
@@ -176,6 +199,8 @@ class Memory:
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Writes bytes; code that an engine has translated must be flushed by the engine."""
         view, offset = self.locate(address, len(data))
+        if self.journal is not None:
+            self.journal.overwritten(address, bytes(view[offset : offset + len(data)]))
         view[offset : offset + len(data)] = data
 
     def u64(self, address: int) -> int:
@@ -198,14 +223,20 @@ class Memory:
     def put_u64(self, address: int, value: int) -> None:
         """Writes 8 bytes, little-endian; the value is taken modulo 2**64."""
         view, offset = self.locate(address, 8)
+        if self.journal is not None:
+            self.journal.overwritten(address, bytes(view[offset : offset + 8]))
         _U64.pack_into(view, offset, value & 0xFFFF_FFFF_FFFF_FFFF)
 
     def put_u32(self, address: int, value: int) -> None:
         """Writes 4 bytes, little-endian; the value is taken modulo 2**32."""
         view, offset = self.locate(address, 4)
+        if self.journal is not None:
+            self.journal.overwritten(address, bytes(view[offset : offset + 4]))
         _U32.pack_into(view, offset, value & 0xFFFF_FFFF)
 
     def put_u8(self, address: int, value: int) -> None:
         """Writes one byte."""
         view, offset = self.locate(address, 1)
+        if self.journal is not None:
+            self.journal.overwritten(address, bytes(view[offset : offset + 1]))
         view[offset] = value & 0xFF

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.linux.threads import Thread
+    from emulator.registers import Registers
 
 
 class Observer(Protocol):
@@ -25,6 +26,16 @@ class Observer(Protocol):
 
     def entered(self, thread: Thread) -> None:
         """Before the first instruction of watched code, or a gate, after other code."""
+
+
+class ThreadLog(Protocol):
+    """Who hears what the processor's registers are whose."""
+
+    def entered(self, thread: Thread) -> None:
+        """The processor is about to execute another thread than before."""
+
+    def left(self, registers: Registers) -> None:
+        """The processor's registers, before anything but an instruction changes them."""
 
 
 class InstructionTimer(Protocol):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
+from emulator import extended
 from emulator.hooks import CODE_HOOK, Field, host_address, machine_code_hooks
 from emulator.record_hooks import (
     BITMAP,
@@ -75,6 +76,72 @@ class Recording:
 
     def __len__(self) -> int:
         return self._records - len(self._dropped)
+
+    def steps(self, records: int) -> int:
+        """How many of the first so many records are steps."""
+        return records - bisect.bisect_left(self._dropped, records)
+
+    def records(self, step: int) -> int:
+        """How many records there are before a step."""
+        return self._records if step == len(self) else self._record(step)
+
+    def stretches(self) -> list[int]:
+        """The numbers of the records that stretches begin with, rising."""
+        return list(self._starts)
+
+    def overwritten(self, stretch: int) -> Iterator[tuple[int, int, int, bytes]]:
+        """All stores of a stretch, dropped ones too: record number + 1, address, size, 8 bytes.
+
+        Only the first `size` of them count.
+        """
+        return _STORE.iter_unpack(self._stretches[stretch].stores)
+
+    def find(self, pc: int, step: int, *, back: bool = False) -> int | None:
+        """The next step from `step` on that executes the instruction at pc, or the last before."""
+        wanted = pc.to_bytes(8, "little")
+        place = slice(_RIP, _RIP + 8)
+        bound = self.records(step)
+        start = max(0, bisect.bisect_right(self._starts, bound) - 1)
+        order = range(start, -1, -1) if back else range(start, len(self._stretches))
+        for index in order:
+            stretch = self._stretches[index]
+            if wanted not in stretch.records and stretch.whole[place] != wanted:
+                continue
+            numbers = range(stretch.first, stretch.first + stretch.count)
+            pairs = zip(numbers, self._decoded(index), strict=True)
+            for number, block in reversed(list(pairs)) if back else pairs:
+                if block[place] == wanted and (number < bound if back else number >= bound):
+                    found = self.steps(number)
+                    if self._record(found) == number:  # else it is no step
+                        return found
+        return None
+
+    def changes(self, name: str, step: int) -> Iterator[int]:
+        """The steps before which a register is not as before the step before them; falling.
+
+        They begin with `step`, if it is one.
+        """
+        words, beyond = _words(name)
+        mask = sum(1 << word for word in words)
+        bound = self.records(step)
+        further = [number for number, _ in self._extended if number <= bound] if beyond else []
+        for index in range(bisect.bisect_right(self._starts, bound) - 1, -1, -1):
+            first = self._stretches[index].first
+            bitmaps = enumerate(self._bitmaps(index), first)
+            numbers = {number for number, bitmap in bitmaps if bitmap & mask and number <= bound}
+            while further and further[-1] >= first:
+                numbers.add(further.pop())
+            for number in sorted(numbers, reverse=True):
+                yield self.steps(number)
+
+    def _bitmaps(self, index: int) -> Iterator[int]:
+        """Which words each record of a stretch has."""
+        stretch = self._stretches[index]
+        records, place = stretch.records, 0
+        for _ in range(stretch.count):
+            bitmap = int.from_bytes(records[place : place + BITMAP], "little")
+            place += BITMAP + 8 * bitmap.bit_count()
+            yield bitmap
 
     def registers(self, step: int) -> Registers:
         """The registers before a step; behind the last one for `len(recording)`."""
@@ -230,6 +297,11 @@ class Recorder:
             self._hook = None
 
     @property
+    def position(self) -> int:
+        """How many records there are so far."""
+        return self._block[Word.RECORDS]
+
+    @property
     def room(self) -> int:
         """How many instructions may be executed before `collect` must be called."""
         return self._collected + STRETCH - self._block[Word.RECORDS]
@@ -304,6 +376,19 @@ class Recorder:
             before = bytes(region.view[start : start + size])
         _STORE.pack_into(self._overwritten, at, block[Word.RECORDS], address, size, before)
         block[Word.NEXT_STORE] += STORE
+
+
+def _words(name: str) -> tuple[set[int], bool]:
+    """The 64-bit words of Registers.block that a register lies in, and whether it goes beyond."""
+    place = LAYOUT.get(name)
+    pieces = extended.pieces(name) if place is None else ((False, *place),)
+    words = {
+        word
+        for beyond, offset, size in pieces
+        if not beyond
+        for word in range(offset // 8, (offset + size - 1) // 8 + 1)
+    }
+    return words, any(beyond for beyond, _, _ in pieces)
 
 
 STORE_HOOK = ctypes.CFUNCTYPE(

@@ -334,8 +334,9 @@ class ExplainedStops:
         before = self.memory.find(page - 1)
         kept = self.memory.read(page - _WIDEST, _WIDEST) if before is not None else b""
         address = self._witness.address(self._rip, self._batch)
-        if kept:
-            self.memory.write(page - _WIDEST, kept)
+        if kept:  # nothing has changed, so this is not for the journal
+            view, offset = self.memory.locate(page - _WIDEST, _WIDEST)
+            view[offset : offset + _WIDEST] = kept
         return address
 
     def _fetch_fault(self, page: int) -> Stop | int:

@@ -1,88 +1,148 @@
-"""`pushcall trace --plain`: one line an instruction, the events between, the stacks at pushCall.
+"""`pushcall trace --plain` and `--json`: a recorded run as text and as a document.
 
-Every instruction of the window is single-stepped; its line shows the registers that it changed.
-The window is the first preemption by default: from the request to the resumed instruction.
+One line an instruction with the registers that it changed, the events between, the stacks before
+and after pushCall. Without bounds the window is the first preemption: from the request to the
+resumed instruction.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-from emulator.events import Event, Executed
+from emulator.registers import GENERAL, XMM
 from pushcall.crash import place
+from pushcall.run import event_json
 from pushcall.text import actor, describe
+from pushcall.usage import UsageError
 from runtime_model.events import Entered, PreemptRequested, Resumed, StackChecked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from runtime_model.runtime import Runtime
+    from emulator.events import Event
+    from pushcall.recorded import RecordedRun
 
-BEFORE: Final = 8  # instructions of the goroutine shown ahead of the interrupted one
-AFTER: Final = 4  # and behind the resumed one
+BEFORE: Final = 8  # lines shown ahead of the request to preempt
+AFTER: Final = 4  # instructions behind the resumed one
 
-_HIDDEN: Final = ("RIP", "FS_BASE", "GS_BASE")
-
-
-class PlainTrace:
-    """Turns events into lines, each handed to `write`."""
-
-    def __init__(self, rt: Runtime, write: Callable[[str], None]) -> None:
-        self.rt = rt
-        self.write = write
-
-    def listen(self, event: Event) -> None:
-        """Takes one event."""
-        if isinstance(event, Executed):
-            self.write(self._instruction(event))
-        elif not isinstance(event, Entered):  # the instructions say where they are
-            for line in describe(self.rt, event):
-                self.write(f"{'':>9}│ {actor(event):<10} {line}")
-
-    def _instruction(self, event: Executed) -> str:
-        assert event.before is not None
-        assert event.after is not None
-        at = place(self.rt, event.pc)
-        after = event.after
-        changes = " ".join(
-            f"{name}={after[name]:#x}" for name in event.before.diff(after) if name not in _HIDDEN
-        )
-        head = f"{event.index:>8} │ {actor(event):<10} {event.pc:#x} {at.symbol:<28}"
-        return f"{head} {at.source:<32} {changes}".rstrip()
+UNSHOWN: Final = frozenset({"RIP", "FS_BASE", "GS_BASE"})
+_NUMBERS: Final = (*GENERAL, "RIP", "RFLAGS")
 
 
-class Window:
-    """Keeps the lines around the first preemption and ends the run behind it."""
+@dataclass(frozen=True)
+class Shown:
+    """What is to be shown: steps `first` to `last`, both included; None: the default window."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self.rt = rt
-        self.lines: list[str] = []
-        self.done = False
-        self._open = False
-        self._left: int | None = None
-        self._trace = PlainTrace(rt, self._write)
-        rt.machine.step_all = True
-        rt.machine.events.executed_wanted = True
-        rt.machine.events.subscribe(self.listen)
+    first: int | None = None
+    last: int | None = None
+    only_events: bool = False
+    registers: bool = False
 
-    def listen(self, event: Event) -> None:
-        """Takes one event."""
-        if self.done:
-            return
-        if isinstance(event, PreemptRequested):
-            self._open = True
-        self._trace.listen(event)
-        if isinstance(event, Resumed) or (
-            isinstance(event, StackChecked) and event.preempt and self._left is None
-        ):
-            self._left = AFTER
-        elif self._left is not None and isinstance(event, Executed):
-            self._left -= 1
-            if self._left == 0:
-                self.done = True
-                self.rt.machine.stop()
 
-    def _write(self, line: str) -> None:
-        self.lines.append(line)
-        if not self._open:
-            del self.lines[:-BEFORE]
+def lines(run: RecordedRun, shown: Shown) -> Iterator[str]:
+    """The trace as text."""
+    if shown.first is None and shown.last is None:
+        return _first_preemption(run, shown)
+    first, last = bounds(run, shown)
+    return (line for step in range(first, last + 1) for line in _step(run, step, shown))
+
+
+def bounds(run: RecordedRun, shown: Shown) -> tuple[int, int]:
+    """The first and last step asked for; UsageError where there is none."""
+    first = shown.first or 0
+    last = len(run) if shown.last is None else min(shown.last, len(run))
+    if first > len(run):
+        raise UsageError(f"--from {first}: the recorded run ends at {len(run)}")
+    if last < first:
+        raise UsageError(f"--from {first} --to {last}: the end lies before the start")
+    return first, last
+
+
+def _first_preemption(run: RecordedRun, shown: Shown) -> Iterator[str]:
+    asked = next((m.step for m in run.events if isinstance(m.event, PreemptRequested)), None)
+    start = len(run) if asked is None else asked
+    ahead: list[str] = []
+    for step in range(max(0, start - BEFORE), start):
+        ahead += _step(run, step, shown)
+    body: list[str] = []
+    events = run.events_at(start)
+    index = next((i for i, e in enumerate(events) if isinstance(e, PreemptRequested)), len(events))
+    ahead += _events(run, start, events[:index], shown)
+    yield from ahead[-BEFORE:]
+    if asked is None:
+        return
+    body += _events(run, start, events[index:], shown)
+    left = _ends(events[index:])
+    for step in range(start, len(run)):
+        if step > start:
+            body += _events(run, step, run.events_at(step), shown)
+            left = left or _ends(run.events_at(step))
+        body += _instruction(run, step, shown)
+        if left:
+            left -= 1
+            if not left:
+                break
+    yield from body
+
+
+def _ends(events: Iterable[Event]) -> int:
+    """How many instructions are shown behind these events, if they end the preemption."""
+    return AFTER * any(
+        isinstance(e, Resumed) or (isinstance(e, StackChecked) and e.preempt) for e in events
+    )
+
+
+def _step(run: RecordedRun, step: int, shown: Shown) -> list[str]:
+    text = _events(run, step, run.events_at(step), shown)
+    return text + (_instruction(run, step, shown) if step < len(run) else [])
+
+
+def _events(run: RecordedRun, step: int, events: Sequence[Event], shown: Shown) -> list[str]:
+    head = f"{step:>8} " if shown.only_events else " " * 9
+    return [
+        f"{head}│ {actor(event):<10} {line}"
+        for event in events
+        if not isinstance(event, Entered)  # the instructions say where they are
+        for line in describe(run.rt, event)
+    ]
+
+
+def _instruction(run: RecordedRun, step: int, shown: Shown) -> list[str]:
+    if shown.only_events:
+        return []
+    before, after = run.registers(step), run.behind(step)
+    at = place(run.rt, before["RIP"])
+    changes = " ".join(
+        f"{name}={after[name]:#x}" for name in before.diff(after) if name not in UNSHOWN
+    )
+    head = f"{step:>8} │ {run.who_behind(step).actor:<10} {at.pc:#x} {at.symbol:<28}"
+    line = f"{head} {at.source:<32} {changes}".rstrip()
+    return [*_registers(run, step), line] if shown.registers else [line]
+
+
+def _registers(run: RecordedRun, step: int) -> list[str]:
+    """All registers before an instruction; of the vectors those that are not zero."""
+    registers = run.registers(step)
+    cells = [f"{name:<6} {registers[name]:016x}" for name in _NUMBERS]
+    rows = ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
+    rows += [f"{name:<6} {registers[name]:032x}" for name in XMM if registers[name]]
+    return [f"{'':>9}│   {row}" for row in rows]
+
+
+def to_json(run: RecordedRun, shown: Shown) -> dict[str, Any]:
+    """The document of `pushcall trace --json`: every event with its step."""
+    first, last = bounds(run, shown)
+    return {
+        "schema": "pushcall.trace/1",
+        "go": str(run.rt.version),
+        "steps": len(run),
+        "cut": run.cut,
+        "from": first,
+        "to": last,
+        "events": [
+            {"step": marked.step, **event_json(marked.event)}
+            for marked in run.events
+            if first <= marked.step <= last
+        ],
+    }

@@ -148,12 +148,17 @@ class Runtime:
             if not gp.m:
                 return (-1, gp.goid)
             m = self._m_of_thread[tid] = self.m(gp.m).id
-        g = self._number_of_g.get(address)
-        if g is None:
+        g = self.number_of_g(address)
+        return (m, g)
+
+    def number_of_g(self, address: int) -> int:
+        """The goid of the g at an address; 0 for a g0, -1 for a gsignal."""
+        number = self._number_of_g.get(address)
+        if number is None:
             gp = self.g(address)
             is_gsignal = gp.m and self.m(gp.m).gsignal == address
-            g = self._number_of_g[address] = -1 if is_gsignal else gp.goid
-        return (m, g)
+            number = self._number_of_g[address] = -1 if is_gsignal else gp.goid
+        return number
 
     def enter(self, name: str) -> None:
         """Emits the event that a function was entered."""
@@ -239,7 +244,7 @@ class Runtime:
         region = self.memory.find(rsp - 1)
         if region is not None:
             low = max(region.start, rsp - size)
-            self.memory.view(low, rsp - low)[:] = STACK_POISON * (rsp - low)
+            self.memory.write(low, STACK_POISON * (rsp - low))
 
     # Allocation.
 

@@ -54,9 +54,13 @@ def copy_from_user(memory: Memory, address: int, size: int) -> bytes:
 
 def copy_to_user(memory: Memory, address: int, data: bytes | bytearray) -> None:
     """Writes to writable user memory; all of it is checked before the first byte changes."""
+    pieces = _pieces(memory, address, len(data), _WRITE)
+    if len(pieces) == 1:
+        memory.write(address, data)
+        return
     offset = 0
-    for piece in _pieces(memory, address, len(data), _WRITE):
-        piece[:] = data[offset : offset + len(piece)]
+    for piece in pieces:
+        memory.write(address + offset, data[offset : offset + len(piece)])
         offset += len(piece)
 
 

@@ -125,7 +125,7 @@ class Differential:
         self.groups = tuple(group for group in self.groups if self.forms[group])
         self.states = [self.state() for _ in range(128)]
         self.contents = [self.content() for _ in range(32)]
-        self.data = [memory.view(DATA, USED) for memory in self.memories]
+        self.data = [memory.locate(DATA, USED)[0][:USED] for memory in self.memories]
         self._places = [host_address(view) for view in self.data]
         self._memcmp = ctypes.CDLL(None).memcmp
         self._memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

@@ -1,0 +1,279 @@
+"""Memory at every step of a recording, and who wrote it.
+
+What instructions and Python overwrote is kept in order; undone from the end backwards, it gives
+memory as it was. So that any step is near, records are taken together in groups, and the lines of
+memory that a group changes are kept as they were at its start: memory at a step is the line from
+the start of the next group that changes it, with the rest of the step's own group undone.
+
+Places in a recording are numbers of records that were before. A change that belongs to place n came
+with record n - 1, or from Python behind it and before record n.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from emulator.memory import Memory, UnmappedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emulator.memory import Region
+    from emulator.recording import Recording
+
+GROUP: Final = 16  # stretches
+LINE: Final = 512  # bytes
+_SHIFT: Final = LINE.bit_length() - 1
+_WORD: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """Python wrote at a place; `before` is what was there."""
+
+    place: int
+    address: int
+    before: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """At a place, `[start, end)` was mapped, or else unmapped."""
+
+    place: int
+    start: int
+    end: int
+    there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The last change of a word: its place, and whether an instruction made it."""
+
+    place: int
+    by_instruction: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """`lines` are as at its start; `last` has the place of each word's last change.
+
+    Places at which Python wrote are there inverted (~), which is below zero.
+    """
+
+    lines: dict[int, bytes]
+    last: dict[int, int]
+
+
+# A change within one line: place, or its inverse for Python; offset in the line; bytes before.
+_Undo = tuple[int, int, bytes]
+
+
+class History:
+    """The past of a memory that does not change any more."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        recording: Recording,
+        writes: Sequence[Overwritten],
+        maps: Sequence[Mapped],
+    ) -> None:
+        """`writes` and `maps` are Python's, in order.
+
+        What was unmapped counts as overwritten there, what was mapped as zero before.
+        """
+        self.memory = memory
+        self._recording = recording
+        self._writes = writes
+        self._maps = maps
+        self._touched = [(r.start, r.end) for r in memory.regions]
+        self._touched += [(m.start, m.end) for m in maps]
+        stretches = recording.stretches() or [0]
+        self._stretches = len(recording.stretches())
+        self._starts = stretches[::GROUP]
+        self._changes = lru_cache(maxsize=8)(self._read_changes)
+        self._groups: list[_Group] = []
+        self._dirty: dict[int, list[int]] = {}  # line -> groups that change it, rising
+        self._build()
+
+    def read(self, place: int, address: int, size: int) -> bytes:
+        """Memory at a place. Raises UnmappedError for what was not mapped, or not in one region."""
+        if not any(start <= address and address + size <= end for start, end in self.mapped(place)):
+            raise UnmappedError(address, size)
+        first, last = address >> _SHIFT, address + size - 1 >> _SHIFT
+        data = b"".join(self._line(line, place) for line in range(first, last + 1))
+        start = address - (first << _SHIFT)
+        return data[start : start + size]
+
+    def at(self, place: int) -> PastMemory:
+        """All memory at a place."""
+        return PastMemory(self, place)
+
+    def mapped(self, place: int) -> list[tuple[int, int]]:
+        """What was mapped at a place, as rising [start, end)."""
+        found = [(region.start, region.end) for region in self.memory.regions]
+        for change in reversed(self._maps):
+            if change.place <= place:
+                break
+            if change.there:
+                found = [
+                    piece
+                    for start, end in found
+                    for piece in ((start, min(end, change.start)), (max(start, change.end), end))
+                    if piece[0] < piece[1]
+                ]
+            else:
+                found = sorted([*found, (change.start, change.end)])
+        return found
+
+    def last_change(self, place: int, address: int) -> Change | None:
+        """Who changed the aligned word that holds an address last, at `place` or before it."""
+        word = address // _WORD
+        line = address >> _SHIFT
+        groups = self._dirty.get(line, [])
+        now = self._group(place)
+        for index in reversed(groups[: bisect.bisect_right(groups, now)]):
+            found = self._groups[index].last.get(word)
+            if found is not None and (found if found >= 0 else ~found) > place:
+                found = self._last_until(place, index, line, word)
+            if found is not None:
+                return Change(found, True) if found >= 0 else Change(~found, False)
+        return None
+
+    def changes(self, address: int) -> list[Change]:
+        """All changes of the aligned word that holds an address, in order."""
+        line, found = address >> _SHIFT, []
+        start = address // _WORD * _WORD - (line << _SHIFT)
+        for index in self._dirty.get(line, []):
+            for place, offset, before in self._changes(index).get(line, []):
+                if offset < start + _WORD and offset + len(before) > start:
+                    found.append(Change(place, True) if place >= 0 else Change(~place, False))
+        return found
+
+    def _last_until(self, place: int, index: int, line: int, word: int) -> int | None:
+        start = word * _WORD - (line << _SHIFT)
+        for mark, offset, before in reversed(self._changes(index).get(line, [])):
+            when = mark if mark >= 0 else ~mark
+            if when <= place and offset < start + _WORD and offset + len(before) > start:
+                return mark
+        return None
+
+    def _group(self, place: int) -> int:
+        # Place n came with record n - 1; what Python did before the first record is the first's.
+        return max(0, bisect.bisect_left(self._starts, place) - 1)
+
+    def _line(self, line: int, place: int) -> bytes:
+        groups = self._dirty.get(line)
+        if groups is None:
+            return self._final(line)
+        now = self._group(place)
+        following = bisect.bisect_right(groups, now)
+        if following < len(groups):
+            data = self._groups[groups[following]].lines[line]
+        else:
+            data = self._final(line)
+        if not following or groups[following - 1] != now:
+            return data
+        found = bytearray(data)
+        for mark, offset, before in reversed(self._changes(now).get(line, [])):
+            if (mark if mark >= 0 else ~mark) <= place:
+                break
+            found[offset : offset + len(before)] = before
+        return bytes(found)
+
+    def _final(self, line: int) -> bytes:
+        address = line << _SHIFT
+        return self.memory.read(address, LINE) if self.memory.find(address) else bytes(LINE)
+
+    def _read_changes(self, index: int) -> dict[int, list[_Undo]]:
+        """What a group changes, by line, in order."""
+        recording = self._recording
+        marks: list[tuple[int, int, bytes]] = []
+        for stretch in range(index * GROUP, min(index * GROUP + GROUP, self._stretches)):
+            marks += [(n, a, before[:s]) for n, a, s, before in recording.overwritten(stretch)]
+        writes = self._writes
+        first = self._starts[index] if index else -1
+        last = self._starts[index + 1] if index + 1 < len(self._starts) else 2**62
+        low = bisect.bisect_right(writes, first, key=lambda write: write.place)
+        high = bisect.bisect_right(writes, last, key=lambda write: write.place)
+        if low < high:
+            # What an instruction stores that Python executes is among the stores already.
+            stored = {(n, a) for n, a, _ in marks}
+            # Python's come behind the instruction's; sorting keeps the order of equal places.
+            marks += [
+                (~w.place, w.address, w.before)
+                for w in writes[low:high]
+                if (w.place, w.address) not in stored
+            ]
+            marks.sort(key=lambda mark: mark[0] if mark[0] >= 0 else ~mark[0])
+        lines: dict[int, list[_Undo]] = {}
+        ever = self._ever_mapped
+        for mark, address, before in marks:
+            line = address >> _SHIFT
+            offset = address - (line << _SHIFT)
+            if offset + len(before) <= LINE:
+                found = lines.get(line)
+                if found is not None:
+                    found.append((mark, offset, before))
+                elif ever(address):  # else the instruction has faulted
+                    lines[line] = [(mark, offset, before)]
+                continue
+            if not ever(address) or not ever(address + len(before) - 1):
+                continue
+            done = 0
+            while done < len(before):
+                part = before[done : done + LINE - offset]
+                lines.setdefault(line, []).append((mark, offset, part))
+                done += len(part)
+                line, offset = line + 1, 0
+        return lines
+
+    def _ever_mapped(self, address: int) -> bool:
+        return any(start <= address < end for start, end in self._touched)
+
+    def _build(self) -> None:
+        images: dict[int, bytearray] = {}
+        groups: list[_Group] = []
+        for index in range(len(self._starts) - 1, -1, -1):
+            changes = self._read_changes(index)
+            last: dict[int, int] = {}
+            for line, undo in changes.items():
+                image = images.get(line)
+                if image is None:
+                    image = images[line] = bytearray(self._final(line))
+                for _, offset, before in reversed(undo):
+                    image[offset : offset + len(before)] = before
+                base = line << _SHIFT
+                for mark, offset, before in undo:
+                    word = (base + offset) // _WORD
+                    last[word] = mark
+                    if offset % _WORD + len(before) > _WORD:
+                        end = -(-(base + offset + len(before)) // _WORD)
+                        last.update(dict.fromkeys(range(word + 1, end), mark))
+            groups.append(_Group({line: bytes(images[line]) for line in changes}, last))
+        groups.reverse()
+        self._groups = groups
+        for index, group in enumerate(groups):
+            for line in group.lines:
+                self._dirty.setdefault(line, []).append(index)
+
+
+class PastMemory(Memory):
+    """Memory as it was at one place; it can be read only."""
+
+    def __init__(self, history: History, place: int) -> None:
+        super().__init__()
+        self._history = history
+        self.place = place
+
+    def find(self, address: int) -> Region | None:
+        """Not to be had: what is past has no backing memory."""
+        raise TypeError(f"memory of the past has no regions: read it at {address:#x}")
+
+    def locate(self, address: int, size: int) -> tuple[memoryview, int]:
+        """A copy of the bytes."""
+        return memoryview(self._history.read(self.place, address, size)), 0

@@ -1,0 +1,143 @@
+"""The options of commands on a snippet, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command on a snippet takes."""
+    for option in reversed(
+        (
+            click.option(
+                "--go",
+                metavar="VERSION",
+                help="Go version to model, 1.13 to 1.27.",
+                shell_complete=lambda _context, _parameter, begun: [
+                    version
+                    for minor in range(13, 28)
+                    if (version := f"1.{minor}").startswith(begun)
+                ],
+            ),
+            click.option("--entry", metavar="SYMBOL", help="Function that goroutines start in."),
+            click.option(
+                "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro."
+            ),
+            click.option(
+                "-I",
+                "include_dirs",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                help="Directory for #include.",
+            ),
+            click.option(
+                "--goos", default="linux", metavar="NAME", help="For #ifdef GOOS_NAME in FILE."
+            ),
+            click.option(
+                "--syntax",
+                type=click.Choice(("go", "intel", "att")),
+                default="go",
+                help="Of FILE: Go assembly (the default), Intel or AT&T.",
+            ),
+            click.option(
+                "--as-assembly",
+                is_flag=True,
+                help="Apply Go's rule that assembly functions are never preempted.",
+            ),
+            click.option(
+                "--trampoline",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Assembly file with an asyncPreempt to use in place of Pushcall's.",
+            ),
+            click.option(
+                "--trampoline-syntax",
+                type=click.Choice(("go", "intel", "att")),
+                default="go",
+                help="Of the trampoline: Go assembly (the default), Intel or AT&T.",
+            ),
+            click.option(
+                "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def timers(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say when preemptions are asked for."""
+    for option in reversed(
+        (
+            click.option(
+                "--quantum",
+                metavar="TIME",
+                help="sysmon's time slice, as 10ms (the default way).",
+            ),
+            click.option(
+                "--every",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Preempt after every N instructions of the program.",
+            ),
+            click.option("--at", metavar="N,N,…", help="Preempt at these instruction numbers."),
+            click.option(
+                "--at-pc", metavar="SYM+OFF", help="Preempt each time that PC is reached."
+            ),
+            click.option(
+                "--random", "random_seed", type=int, metavar="SEED", help="Preempt at random."
+            ),
+            click.option("--never", is_flag=True, help="Do not preempt."),
+            click.option("--goroutines", type=int, metavar="N", help="Goroutines to start."),
+            click.option("--procs", type=int, metavar="N", help="GOMAXPROCS."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def options(given: dict[str, Any], **more: Any) -> Any:
+    """The `pushcall.program.Options` that the command line gave."""
+    from pushcall.program import Options, read_source  # imports the engines
+
+    names = (
+        "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
+        "trampoline_syntax",
+    )  # fmt: skip
+    trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
+    return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
+
+
+def timer(given: dict[str, Any]) -> tuple[Any, Any]:
+    """(Policy, Injection) of the timer options; more than one is a usage error."""
+    from pushcall.program import parse_duration
+    from pushcall.run import Injection
+    from pushcall.usage import UsageError
+    from runtime_model.policy import Policy
+
+    chosen = [n for n in ("quantum", "every", "at", "at_pc", "never") if given[n]]
+    chosen += ["random"] if given["random_seed"] is not None else []
+    if len(chosen) > 1:
+        names = " and ".join(f"--{n.replace('_', '-')}" for n in chosen)
+        raise UsageError(f"{names} cannot be used together")
+    if not chosen:
+        return Policy(), Injection()
+    if given["quantum"]:
+        return Policy(parse_duration(given["quantum"])), Injection()
+    try:
+        at = tuple(int(n) for n in given["at"].split(",")) if given["at"] else ()
+    except ValueError:
+        raise UsageError(f"--at {given['at']}: not numbers with commas between") from None
+    if any(n < 0 for n in at):
+        raise UsageError(f"--at {given['at']}: instructions are counted from 0")
+    injection = Injection(given["every"], at, given["at_pc"], given["random_seed"])
+    return Policy(force_preempt_ns=None), injection

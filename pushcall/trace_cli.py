@@ -1,0 +1,89 @@
+"""The command `pushcall trace`: a recorded run in the viewer, as text, as JSON, in files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pushcall.snippet_cli import FILE, common, options, timer, timers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pushcall.recorded import RecordedRun
+
+
+@click.command()
+@FILE
+@timers
+@common
+@click.option(
+    "--steps", type=click.IntRange(1), metavar="N", help="Record up to N instructions (1000000)."
+)
+@click.option("--plain", is_flag=True, help="Print text instead of opening the viewer.")
+@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="First step shown.")
+@click.option("--to", "last", type=click.IntRange(0), metavar="N", help="Last step shown.")
+@click.option("--only", type=click.Choice(("events",)), help="Leave out the instructions.")
+@click.option("--registers", is_flag=True, help="Show all registers before each instruction.")
+def trace(
+    file: Path,
+    as_json: bool,
+    steps: int | None,
+    plain: bool,
+    first: int | None,
+    last: int | None,
+    only: str | None,
+    registers: bool,
+    **given: Any,
+) -> int:
+    """Step through FILE, forwards and backwards.
+
+    The whole run is recorded first. --plain is for pipes and files; it shows the first preemption
+    unless --from or --to ask for something else.
+
+    \b
+    pushcall trace examples/golang_nuts.s --at 25
+    pushcall trace examples/golang_nuts.s --at 25 --plain
+    pushcall trace examples/golang_nuts.s --every 50 --plain --only events --to 2000
+    """  # noqa: D301  # \b is click's
+    from pushcall.program import load
+    from pushcall.recorded import LIMIT, record
+    from pushcall.trace import Shown, lines, to_json
+    from pushcall.usage import UsageError
+
+    viewer = not (plain or as_json)
+    if viewer and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("trace: the viewer needs a terminal; --plain prints text")
+    policy, injection = timer(given)
+    chosen = options(given, goroutines=given["goroutines"], procs=given["procs"], policy=policy)
+    run = record(load(file, chosen), injection, limit=steps or LIMIT)
+    shown = Shown(first, last, only == "events", registers)
+    if as_json:
+        click.echo(json.dumps(to_json(run, shown), indent=1, ensure_ascii=False))
+    elif plain:
+        for line in lines(run, shown):
+            click.echo(line)
+    tell(run)
+    return status(run)
+
+
+def tell(run: RecordedRun) -> None:
+    """Says on standard error how the run ended, where that is not as it should."""
+    crash = run.outcome.crash
+    if run.cut:
+        click.echo(f"only the first {len(run)} steps were recorded (--steps)", err=True)
+    elif crash is not None:
+        for line in crash.lines():
+            click.echo(line, err=True)
+    if not run.preemptions:
+        click.echo("no preemption was recorded; --at and --every ask for some", err=True)
+
+
+def status(run: RecordedRun) -> int:
+    """0 whole or cut where asked, 1 the program died, 130 interrupted."""
+    if run.outcome.interrupted:
+        return 130
+    return 1 if run.outcome.crash is not None and not run.cut else 0
