@@ -136,7 +136,8 @@ class Batch:
         return region.view
 
     def _host(self, address: int) -> int:
-        return host_address(self.memory.view(address, 1))
+        view, offset = self.memory.locate(address, 1)
+        return host_address(view) + offset
 
     def _prepare_words(self, image: Image) -> None:
         words = self._words
