@@ -79,9 +79,6 @@ def objection(
         arguments = (registers["FCW"], status, registers["FTW"], registers[f"ST{status >> 11 & 7}"])
         why = x87.objection(code[index], code[index + 1], *arguments)
         return None if why is None else (FaultKind.REFUSED, why)
-    if special is Special.CMPXCHG:
-        # Where the comparison holds, Unicorn writes EAX all the same.
-        return (FaultKind.REFUSED, "RAX has an upper half") if registers["RAX"] >> 32 else None
     three_bytes = code[index + 1] in (0x38, 0x3A)
     modrm = index + 2 + three_bytes
     address = operand_address(code, registers, modrm)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emulator import fence
-from emulator.hooks import Mark
+from emulator.hooks import GUARDED, Mark
 from emulator.memory import UnmappedError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _FORGET: Final = bytes(i & ~int(_FOUND) for i in range(256))
 class MarkedRegion:
     """An executable region and the marks of its bytes, in host memory that stays where it is.
 
-    The lengths of instructions that an engine has translated lie behind the marks.
+    The lengths of instructions that an engine has translated lie behind the marks, with GUARDED
+    where a fence need not end a block.
     """
 
     region: Region
@@ -44,6 +45,7 @@ class CodeMarks:
         self.regions: list[MarkedRegion] = []
         self._ranges: list[tuple[int, int, Mark]] = []
         self.changed: Callable[[], object] = lambda: None  # called when marks were changed
+        self.guard: Callable[[int], object] | None = None  # called before GUARDED is set
 
     def attach(self, region: Region) -> None:
         """Keeps marks for an executable region from now on, in place of what was there."""
@@ -108,7 +110,12 @@ class CodeMarks:
                     code = self.code(address)
                 found = marked.marks[offset] | fence.marks(code)
                 marked.marks[offset] = found
-                marked.lengths[offset] = length if length <= fence.MAX_LENGTH else 0
+                length = length if length <= fence.MAX_LENGTH else 0
+                guard = self.guard if length and found & Mark.FENCE else None
+                if guard is not None and fence.is_guarded(code):
+                    guard(address)
+                    length |= GUARDED
+                marked.lengths[offset] = length
                 return found & ~_EXAMINED
         raise UnmappedError(address, 1)
 

@@ -7,7 +7,8 @@ the run; RDRAND and RDSEED give random numbers. What stepping it beside a real p
 
 - 128-bit memory operands of SSE instructions may lie anywhere: emulator.checks looks first;
 - MMX instructions leave the exponents of the x87 registers alone, EMMS leaves TOP;
-- CMPXCHG of 32 bits clears the upper half of RAX, or of the destination, where it writes neither;
+- CMPXCHG of 32 bits clears the upper half of RAX, or of the destination, where it writes neither:
+  in memory, that half is put back;
 - RCPPS, RSQRTPS and their scalar forms give other digits, DPPS and DPPD round otherwise; PHADDW and
   its kin mix their operands; PCMPESTRI and PCMPESTRM count wrong, or crash;
 - far transfers and segment loads read descriptor tables that are not there;
@@ -226,6 +227,11 @@ def marks(code: bytes) -> int:
     if special is Special.REPEAT:
         return _EXAMINED | Mark.REPEAT
     return _EXAMINED | (Mark.ALONE if special is Special.ALONE else 0)
+
+
+def is_guarded(code: bytes) -> bool:
+    """Whether a look at RAX says if it may be executed: see GUARD_TEXT of emulator.hooks."""
+    return classify(code) is Special.CMPXCHG
 
 
 def is_undefined(code: bytes) -> bool:

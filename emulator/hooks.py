@@ -58,6 +58,7 @@ class Reason(IntEnum):
     LOST = 5  # executing where no marks are kept: cannot be
     RAISED = 6  # a Python callback failed
     BLOCK = 7  # before a block that must be executed by single instructions
+    GUARD = 8  # in a block, before an instruction that Unicorn would not execute exactly now
 
 
 class Field(IntEnum):
@@ -194,7 +195,7 @@ CODE: Final = bytes.fromhex(
 # is indexed by address; an entry is address, size and number of instructions. What is not in it is
 # counted by the lengths of its instructions, which lie behind the marks of their range. A block
 # with an unknown instruction, or a marked one, or more instructions than are left, is not let
-# through.
+# through. A fence that GUARD_TEXT watches is none: it has GUARDED beside its length.
 BLOCK_TEXT: Final = """
         mov     eax, esi
         and     eax, 0x1fff
@@ -237,6 +238,7 @@ BLOCK_TEXT: Final = """
         lea     r9, [r8 + r10]
         push    rdi
         push    rbx
+        push    rbp
         xor     r10d, r10d
         xor     r11d, r11d
         xor     ebx, ebx
@@ -244,9 +246,15 @@ BLOCK_TEXT: Final = """
         movzx   edi, byte ptr [r9 + r10]
         test    edi, edi
         jz      unknown
-        test    byte ptr [r8 + r10], 0x80
+        movzx   ebp, byte ptr [r8 + r10]
+        test    bpl, 0x80
         jz      unknown
-        or      r11b, [r8 + r10]
+        test    dil, 0x10                   ; GUARDED
+        jz      unguarded
+        and     dil, 0xf
+        and     bpl, 0xef                   ; without FENCE
+    unguarded:
+        or      r11d, ebp
         inc     ebx
         add     r10d, edi
         cmp     r10d, edx
@@ -257,10 +265,12 @@ BLOCK_TEXT: Final = """
         mov     [rax], rsi
         mov     [rax + 8], rdx
         mov     [rax + 16], rbx
+        pop     rbp
         pop     rbx
         pop     rdi
         jmp     known
     unknown:
+        pop     rbp
         pop     rbx
         pop     rdi
         jmp     slow
@@ -268,10 +278,33 @@ BLOCK_TEXT: Final = """
 BLOCK: Final = bytes.fromhex(
     "89f025ff1f0000c1e005480381900000004839307524395008751f4c8b014c2b4010720b4c89014889819800"
     "0000c3c641100748897108ff61404c8b59584d8b53084d85d274e84989f14d2b0b4d39d172064983c318ebe6"
-    "89d24901d14d39d177cd4d8b43104901f04f8d0c1057534531d24531db31db430fb63c1185ff742f43f60410"
-    "807428470a1c10ffc34101fa4139d272e2751841f6c37f751248893048895008488958105b5fe96cffffff5b"
-    "5fe979ffffff"
+    "89d24901d14d39d177cd4d8b43104901f04f8d0c105753554531d24531db31db430fb63c1185ff7441430fb6"
+    "2c1040f6c580743640f6c71074084080e70f4080e5ef4109ebffc34101fa4139d272d1751941f6c37f751348"
+    "893048895008488958105d5b5fe959ffffff5d5b5fe965ffffff"
 )
+GUARDED: Final = 16  # in a byte of lengths, which are below it: a fence that GUARD_TEXT watches
+LENGTH: Final = 15
+
+# In a block, before a CMPXCHG of 32 bits: RDI = engine, RCX = user data. Unicorn would clear the
+# upper half of RAX; where there is one, single instructions take over.
+GUARD_TEXT: Final = """
+        push    rdi
+        push    rsi
+        push    rcx
+        lea     rdx, [rcx + 104]            ; SCRATCH
+        mov     esi, 35                     ; RAX
+        call    qword ptr [rcx + 72]        ; REG_READ
+        pop     rcx
+        pop     rsi
+        pop     rdi
+        cmp     dword ptr [rcx + 108], 0    ; the upper half of SCRATCH
+        jne     stop
+        ret
+    stop:
+        mov     byte ptr [rcx + 16], 8      ; REASON = GUARD
+        jmp     qword ptr [rcx + 64]        ; EMU_STOP
+"""
+GUARD: Final = bytes.fromhex("575651488d5168be23000000ff5148595e5f83796c007501c3c6411008ff6140")
 BLOCK_ENTRIES: Final = 8192
 BLOCK_ENTRY: Final = 32  # bytes
 
@@ -323,7 +356,7 @@ TLB_FILL: Final = bytes.fromhex(
 
 
 CODES: Final = {
-    "CODE": CODE, "BLOCK": BLOCK, "SYSCALL": SYSCALL, "INTR": INTR, "TLB": TLB_FILL,
+    "CODE": CODE, "BLOCK": BLOCK, "GUARD": GUARD, "SYSCALL": SYSCALL, "INTR": INTR, "TLB": TLB_FILL,
 }  # fmt: skip
 
 

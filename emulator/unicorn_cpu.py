@@ -30,11 +30,13 @@ from emulator.hooks import (
     BLOCK_ENTRIES,
     BLOCK_ENTRY,
     DISARMED,
+    LENGTH,
     Field,
     Reason,
     host_address,
 )
 from emulator.unicorn_raw import (
+    CTL_TB_REMOVE_CACHE,
     HOOK_BLOCK,
     HOOK_CODE,
     MEM_FETCH,
@@ -68,10 +70,12 @@ class UnicornCpu(CountingCpu):
 
     def __init__(self, memory: Memory, *, counting: str | None = None, seed: int = 0) -> None:
         self._fast: Engine | None = None
+        self._guards: set[int] = set()  # addresses that GUARD_TEXT watches
         super().__init__(memory, counting=counting, seed=seed)
         self._chunks = (FIRST_CHUNK, LAST_CHUNK)
         if self.counting == "machine-code" and counting != "machine-code":
             self.counting = "block"
+            self._marks.guard = self._guard
             self._blocks_from = BLOCKS_FROM
         self.name = f"unicorn, {self.counting} counting"
 
@@ -91,11 +95,23 @@ class UnicornCpu(CountingCpu):
         fast.hook(HOOK_BLOCK, self._addresses["BLOCK"], self.control.address)
         for address, function, data in self._calls:
             fast.hook(HOOK_CODE, function, data, at=address)
+        for address in self._guards:
+            fast.hook(HOOK_CODE, self._addresses["GUARD"], self.control.address, at=address)
         self._tables.add_engine(fast)
         self._tables.tell()
         self._enter(fast)
         fast.keep_context()
         return fast
+
+    def _guard(self, address: int) -> None:
+        """Has GUARD_TEXT look before the instruction at `address` whether it may be executed."""
+        if address in self._guards:
+            return
+        self._guards.add(address)
+        if self._fast is not None:
+            data = self.control.address
+            self._fast.hook(HOOK_CODE, self._addresses["GUARD"], data, at=address)
+            self._fast.control(CTL_TB_REMOVE_CACHE, c_uint64(address), c_uint64(address + 1))
 
     def _run_otherwise(self, count: int, armed: bool) -> Stop:
         if self._recorder is not None:
@@ -139,6 +155,9 @@ class UnicornCpu(CountingCpu):
             self._rip = words[Field.RIP]
             return None
         self._rip = fast.read(Register.RIP)
+        if reason == Reason.GUARD:
+            self._undo()
+            return None
         if reason == Reason.SYSCALL:
             return Stop(StopReason.SYSCALL, count - words[Field.LEFT])
         if reason == Reason.INTERRUPT:
@@ -172,7 +191,7 @@ class UnicornCpu(CountingCpu):
         end = offset + self._rip - start
         executed = 0
         while offset < end:
-            offset += lengths[offset]
+            offset += lengths[offset] & LENGTH
             executed += 1
         assert offset == end, "a fault away from a boundary"
         self._words[Field.LEFT] += count - executed

@@ -60,7 +60,7 @@ _EXCEPTIONS: Final = {
 
 _WIDTHS: Final = {"byte": 1, "word": 2, "dword": 4, "qword": 8, "xword": 10, "xmmword": 16}
 _WIDEST: Final = 16  # bytes that one store writes
-_CHECKED: Final = (Special.ALIGNED, Special.MXCSR, Special.X87, Special.CMPXCHG)
+_CHECKED: Final = (Special.ALIGNED, Special.MXCSR, Special.X87)
 _STOPPED_ON: Final = (
     (Mark.GATE, StopReason.GATE),
     (Mark.BREAK, StopReason.BREAK),
@@ -87,6 +87,7 @@ class ExplainedStops:
     _batch: RegisterBatch
     _recorder: Recorder | None
     _extended: bytes
+    _accumulator: int | None
 
     def load(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.load`."""
@@ -187,6 +188,10 @@ class ExplainedStops:
             kind, why = objection
             detail = f"{fence.name(code, self._rip)}: {why}"
             return self._fault(kind, detail=detail, tried=False)
+        if special is Special.CMPXCHG:
+            rax = self.engine.read(Register.RAX)
+            self._accumulator = rax if rax >> 32 else None
+            return _LET_THROUGH
         if special is Special.VECTOR:
             return self._compute(code)
         if special is Special.RANDOM:
@@ -206,6 +211,11 @@ class ExplainedStops:
         mask, left = words[Field.MASK], words[Field.LEFT]
         words[Field.MASK], words[Field.LEFT] = mask & ~int(Mark.FENCE), 1
         error = self.engine.start(self._rip)
+        rax, self._accumulator = self._accumulator, None
+        done = words[Field.REASON] == Reason.COUNT and not error
+        if rax is not None and done and self.engine.read(Register.RFLAGS) & Flags.ZF:
+            # Where the comparison holds RAX is not written, but Unicorn clears its upper half.
+            self.engine.write(Register.RAX, rax)
         words[Field.MASK] = mask
         words[Field.LEFT] += left - 1
         return error

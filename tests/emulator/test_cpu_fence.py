@@ -142,12 +142,36 @@ def test_aligned_operands_run_in_a_loop_and_count(machine: Machine) -> None:
     assert "0x600008 is not aligned" in stop.fault.detail
 
 
-def test_cmpxchg_of_32_bits_runs_where_rax_has_no_upper_half(machine: Machine) -> None:
-    for rax, executed in ((0, 2), (1 << 39, 0)):
-        cpu = machine("lock cmpxchg [rbx], r12d; syscall", RBX=DATA, R12=7, RAX=rax)
-        assert cpu.run(9).executed == executed
-        assert cpu.memory.u32(DATA) == (7 if executed else 0)
-        assert state(cpu)["RAX"] == rax
+# SDM volume 2, CMPXCHG: where the comparison holds the accumulator is not written; else EAX is,
+# which clears the upper half of RAX.
+def test_cmpxchg_of_32_bits_keeps_the_upper_half_of_rax_where_it_holds(machine: Machine) -> None:
+    text = "lock cmpxchg [rbx], r12d; setz cl; syscall"
+    for rax, holds in ((0, True), (1 << 39, True), (5, False), (1 << 39 | 5, False)):
+        cpu = machine(text, RBX=DATA, R12=7, RAX=rax)
+        if not holds:
+            cpu.memory.put_u32(DATA, 9)
+        assert cpu.run(9) == Stop(StopReason.SYSCALL, 3)
+        assert cpu.memory.u32(DATA) == (7 if holds else 9)
+        assert (state(cpu)["RAX"], state(cpu)["RCX"]) == (rax if holds else 9, holds)
+
+
+def test_cmpxchg_in_a_block_is_watched(machine: Machine) -> None:
+    # Every fourth time RAX has an upper half, and the comparison holds.
+    text = (
+        "l: mov eax, [rbx]; test cl, 3; jnz m; bts rax, 40; m: lock cmpxchg [rbx], r12d;"
+        "shr rax, 32; add rdx, rax; mov r12d, ecx; dec rcx; jnz l; syscall"
+    )
+    ends = []
+    for chunk in (10**6, 777):
+        cpu = machine(text, RBX=DATA, R12=7, RCX=400)
+        executed = 0
+        while (stop := cpu.run(chunk)).reason is StopReason.COUNT:
+            executed += stop.executed
+        assert stop.reason is StopReason.SYSCALL
+        assert executed + stop.executed == 400 * 9 + 100 + 1
+        assert state(cpu)["RDX"] == 100 << 8
+        ends.append(state(cpu))
+    assert ends[0].diff(ends[1]) == []
 
 
 def test_x87_runs_while_its_stack_holds(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from emulator.cpu import Stop, StopReason
 from emulator.memory import Prot
 
 
-@pytest.mark.parametrize("name", ["CODE", "BLOCK", "SYSCALL", "INTR", "TLB_FILL"])
+@pytest.mark.parametrize("name", ["CODE", "BLOCK", "GUARD", "SYSCALL", "INTR", "TLB_FILL"])
 def test_hooks_are_their_assembly(name: str) -> None:
     text = getattr(hooks, f"{name}_TEXT")
     lines = [line.split(";")[0] for line in text.splitlines()]
@@ -25,6 +25,7 @@ def test_hooks_use_the_fields_that_they_name() -> None:
     for text in (
         hooks.CODE_TEXT,
         hooks.BLOCK_TEXT,
+        hooks.GUARD_TEXT,
         hooks.SYSCALL_TEXT,
         hooks.INTR_TEXT,
         hooks.TLB_FILL_TEXT,
@@ -32,9 +33,11 @@ def test_hooks_use_the_fields_that_they_name() -> None:
         for line in text.splitlines():
             code, _, comment = line.partition(";")
             name = comment.split("=")[0].strip()
-            if "[rcx]" in code and name:
+            if name not in hooks.Field.__members__:
+                continue
+            if "[rcx]" in code:
                 assert hooks.Field[name] == 0
-            elif " + " in code and name:
+            elif " + " in code:
                 assert f"+ {hooks.Field[name] * 8}]" in code
     assert f"and     eax, {hooks.BLOCK_ENTRIES - 1:#x}" in hooks.BLOCK_TEXT
     assert hooks.BLOCK_ENTRY == 1 << 5
@@ -43,6 +46,11 @@ def test_hooks_use_the_fields_that_they_name() -> None:
     assert f"test    al, {int(hooks.Mark.REPEAT):#x}" in hooks.CODE_TEXT
     assert f"xor     al, {int(hooks.Mark.EXAMINED):#x}" in hooks.CODE_TEXT
     assert f"mov     esi, {int(unicorn_raw.Register.RCX)} " in hooks.CODE_TEXT
+    assert f"mov     esi, {int(unicorn_raw.Register.RAX)} " in hooks.GUARD_TEXT
+    assert f"[rcx + {hooks.Field.SCRATCH * 8 + 4}], 0" in hooks.GUARD_TEXT
+    assert f"test    dil, {hooks.GUARDED:#x} " in hooks.BLOCK_TEXT
+    assert f"and     dil, {hooks.LENGTH:#x}\n" in hooks.BLOCK_TEXT
+    assert f"and     bpl, {0xFF ^ hooks.Mark.FENCE:#x} " in hooks.BLOCK_TEXT
 
 
 def test_numbers_are_those_of_the_package() -> None:
