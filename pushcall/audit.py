@@ -12,10 +12,11 @@ import bisect
 import gc
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from pushcall.control_flow import (
@@ -25,13 +26,14 @@ from pushcall.control_flow import (
     count,
     decode,
     is_target,
+    leads_to,
     loops,
-    may_cycle,
+    scan,
     suspects,
 )
 from pushcall.safepoints import BadTableError, open_binary, package_of, reason_name
-from runtime_model.preempt import Reason
-from runtime_model.safepoints import function_ranges
+from runtime_model.preempt import Reason, Verdict
+from runtime_model.safepoints import StaticVerdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from runtime_model.safepoints import VerdictRange
     from runtime_model.version import GoVersion
 
+Refused = Sequence[tuple[int, int, Verdict]]  # as StaticVerdicts.refused gives them
 _CHUNK: Final = 2000  # functions that a worker takes at a time
 _CALL_DEPTH: Final = 4  # nosplit functions that are looked into for a stop
 KINDS: Final = tuple(kind.value for kind in Kind)
@@ -139,6 +142,7 @@ class Auditor:
     def __init__(self, binary: GoBinary, include_runtime: bool = False) -> None:
         self.binary = binary
         self._include_runtime = include_runtime
+        self._verdicts = StaticVerdicts(binary.table, binary.version)
         self._can_stop: dict[int, bool] = {}
         self._program = Code64(self.can_stop, binary.elf.u64)
 
@@ -154,31 +158,37 @@ class Auditor:
         return result
 
     def _function(self, function: GoFunc, totals: Counter[Reason]) -> list[Finding]:
-        end = function.end
-        ranges = function_ranges(function, end, self.binary.version)
-        unsafe: list[Any] = []
-        entry = function.entry
+        entry, end = function.entry, function.end
+        refused = self._verdicts.refused(function, end)
         code = bytes(self.binary.code(entry, end))
-        for each in ranges:
-            part = code[each.start - entry : each.end - entry]
-            if each.verdict.safe:
-                totals[Reason.SAFE] += count(part, each.start)
-                continue
-            instructions = list(decode(part, each.start))
-            totals[each.verdict.reason] += len(instructions)
-            unsafe += instructions
-        begins = [at for at in suspects(unsafe) if _unsafe_at(ranges, at)]
-        if not begins or self._by_design(function, ranges) or not may_cycle(unsafe):
+        safe = count(code)
+        looping = []
+        for start, stop, verdict in refused:
+            part = code[start:stop]
+            number, may_loop = scan(part)
+            totals[verdict.reason] += number
+            safe -= number
+            if may_loop:
+                looping.append((part, entry + start))
+        totals[Reason.SAFE] += safe
+        if not looping or self._by_design(function, refused):
             return []
-        return self._findings(function, code, ranges)
+        unsafe = _Unsafe(code, entry, refused)
+        back = itertools.chain.from_iterable(suspects(decode(*each)) for each in looping)
+        if any(leads_to(to, at, unsafe.at) for at, to in back):
+            return self._findings(function, code, end)
+        return []
 
-    def _by_design(self, function: GoFunc, ranges: list[VerdictRange]) -> bool:
+    def _by_design(self, function: GoFunc, refused: Refused) -> bool:
         """Whether it is Go code of a package that is never preempted."""
-        if self._include_runtime or any(r.verdict.reason is Reason.ASSEMBLY for r in ranges):
+        if self._include_runtime or any(
+            verdict.reason is Reason.ASSEMBLY for _, _, verdict in refused
+        ):
             return False
         return function.name.startswith(self.binary.version.never_preempted_packages)
 
-    def _findings(self, function: GoFunc, code: bytes, ranges: list[VerdictRange]) -> list[Finding]:
+    def _findings(self, function: GoFunc, code: bytes, end: int) -> list[Finding]:
+        ranges = self._verdicts.ranges(function, end)
         instructions = list(decode(code, function.entry))
         reasons = {
             each.ip: None if where.verdict.safe else where.verdict.reason
@@ -232,7 +242,7 @@ class Auditor:
         if function.name.startswith("runtime.morestack"):
             return True  # the stack check itself, which preempts cooperatively
         end = function.end
-        ranges = function_ranges(function, end, self.binary.version)
+        ranges = self._verdicts.ranges(function, end)
         if any(each.verdict.safe for each in ranges):
             return True
         instructions = list(decode(self.binary.code(function.entry, end), function.entry))
@@ -244,10 +254,27 @@ class Auditor:
         return any(self.can_stop(each.near_branch_target, depth + 1) for each in calls)
 
 
-def _unsafe_at(ranges: list[VerdictRange], address: int) -> bool:
-    """Whether some range without a safe verdict holds the address."""
-    index = bisect.bisect_right(ranges, address, key=attrgetter("start")) - 1
-    return index >= 0 and address < ranges[index].end and not ranges[index].verdict.safe
+class _Unsafe:
+    """The instructions of a function that have no safe verdict, decoded as they are asked for."""
+
+    def __init__(self, code: bytes, entry: int, refused: Refused) -> None:
+        self._code = code
+        self._entry = entry
+        self._refused = refused
+        self._decoded: dict[int, dict[int, Any]] = {}
+
+    def at(self, address: int) -> Any:
+        """The instruction at an address; None where that is none of these."""
+        offset = address - self._entry
+        index = bisect.bisect_right(self._refused, offset, key=itemgetter(0)) - 1
+        if index < 0 or offset >= self._refused[index][1]:
+            return None
+        decoded = self._decoded.get(index)
+        if decoded is None:
+            start, stop, _ = self._refused[index]
+            part = decode(self._code[start:stop], self._entry + start)
+            decoded = self._decoded[index] = {each.ip: each for each in part}
+        return decoded.get(address)
 
 
 def _with_ranges(

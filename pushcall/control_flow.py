@@ -9,6 +9,9 @@ taken out, those inside of it. Decoding is iced-x86's, ten times as fast as Caps
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -85,9 +88,30 @@ def decode(code: bytes | memoryview, address: int) -> Iterator[Any]:
     return found
 
 
-def count(code: bytes | memoryview, address: int) -> int:
+def count(code: bytes) -> int:
     """How many instructions there are."""
-    return len(list(Decoder(64, bytes(code), ip=address)))
+    return len(list(Decoder(64, code)))
+
+
+# A branch forwards or a call: all that most unsafe ranges are.
+_ONE_STEP: Final = re.compile(rb"(?:[\x70-\x7f]|\x0f[\x80-\x8f]...)[\x00-\x7f]|\xe8.{4}", re.DOTALL)
+# What stands in a loop, wherever its bytes may lie: a branch whose distance is negative (LOOP,
+# JRCXZ and XBEGIN, too); an indirect jump; REP or REPNE, other prefixes, a string instruction.
+_MAY_LOOP: Final = re.compile(
+    rb"[\x70-\x7f\xe0-\xe3\xeb][\x80-\xff]"
+    rb"|(?:\x0f[\x80-\x8f]|\xe9|\xc7\xf8)...[\x80-\xff]"
+    rb"|\xff[\x20-\x2f\x60-\x6f\xa0-\xaf\xe0-\xef]"
+    rb"|[\xf2\xf3][\x26\x2e\x36\x3e\x40-\x4f\x64-\x67\xf0\xf2\xf3]*"
+    rb"[\x6c-\x6f\xa4-\xa7\xaa-\xaf]",
+    re.DOTALL,
+)
+
+
+def scan(code: bytes) -> tuple[int, bool]:
+    """How many instructions there are, and whether suspects() may find any: False is certain."""
+    if len(code) < 7 and _ONE_STEP.fullmatch(code):
+        return 1, False
+    return count(code), _MAY_LOOP.search(code) is not None
 
 
 def is_target(instruction: Any) -> bool:
@@ -101,33 +125,45 @@ def is_repeated(instruction: Any) -> bool:
     return bool(prefixed and instruction.is_string_instruction)
 
 
-def suspects(instructions: Iterable[Any]) -> list[int]:
-    """Where a loop may begin: what branches go back to; what repeats itself, or jumps anywhere."""
-    found = []
+def suspects(instructions: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """Where a loop may close: (address, where that goes back to).
+
+    What repeats itself goes back to itself; so does, for what is known here, an indirect jump.
+    """
     for each in instructions:
         flow = each.flow_control
         if flow == FlowControl.NEXT:
             if each.is_string_instruction and is_repeated(each):
-                found.append(each.ip)
+                yield each.ip, each.ip
         elif flow in _BRANCHES:
             if each.near_branch_target <= each.ip:
-                found.append(each.near_branch_target)
+                yield each.ip, each.near_branch_target
         elif flow == FlowControl.INDIRECT_BRANCH:
-            found.append(each.ip)
-    return found
+            yield each.ip, each.ip
 
 
-def may_cycle(instructions: Iterable[Any]) -> bool:
-    """Whether a path leads round among these instructions alone, calls taken to return."""
-    edges: dict[int, list[int]] = {}
-    for each in instructions:
-        flow = each.flow_control
-        if flow == FlowControl.INDIRECT_BRANCH or is_repeated(each):
+def leads_to(start: int, end: int, at: Callable[[int], Any]) -> bool:
+    """Whether a path leads from one address to another, calls taken to return.
+
+    `at` gives the instruction at an address, None where no path may go.
+    """
+    seen = set()
+    work = [start]
+    while work:
+        address = work.pop()
+        if address in seen:
+            continue
+        seen.add(address)
+        if (each := at(address)) is None:
+            continue
+        if address == end:
             return True
-        edges[each.ip] = [] if flow in _STOPS else [each.next_ip]
+        flow = each.flow_control
+        if flow not in _STOPS:
+            work.append(each.next_ip)
         if flow in _BRANCHES and is_target(each):
-            edges[each.ip].append(each.near_branch_target)
-    return bool(components(edges, edges))
+            work.append(each.near_branch_target)
+    return False
 
 
 def checks_stack(instructions: Iterable[Any]) -> bool:
@@ -217,18 +253,35 @@ def _successors(instructions: list[Any], index: int, program: Code64) -> list[in
     return found
 
 
+def _blocks(edges: Mapping[int, list[int]]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Basic blocks: (their nodes, the blocks that follow them), both by their first node.
+
+    A node that only the one before it leads to, and that is all that one leads to, is in its block.
+    """
+    arrows = Counter(itertools.chain.from_iterable(edges.values()))
+    blocks: dict[int, list[int]] = {}
+    block: list[int] = []
+    before: list[int] = []
+    for node in edges:
+        if not (before == [node] and arrows[node] == 1):
+            block = blocks[node] = []
+        block.append(node)
+        before = edges[node]
+    return blocks, {first: edges[block[-1]] for first, block in blocks.items()}
+
+
 def _nested(edges: Mapping[int, list[int]]) -> Iterator[list[int]]:
-    """Strongly connected components with a cycle, then those in each without its first node."""
-    work = [(component, 0) for component in components(edges, edges)]
+    """Strongly connected components with a cycle, then those in each without its header."""
+    blocks, after = _blocks(edges)
+    work = [(component, 0) for component in components(blocks, after)]
     while work:
         component, depth = work.pop()
-        yield component
+        yield [node for first in component for node in blocks[first]]
         if depth < _DEEPEST:
             members = set(component)
-            header = _header(component, edges)
-            members.discard(header)
-            inner = components(members, edges)
-            work += [(each, depth + 1) for each in inner]
+            # What follows a header in its block is reached through it alone.
+            members.discard(_header(component, after))
+            work += [(each, depth + 1) for each in components(members, after)]
 
 
 def _header(component: list[int], edges: Mapping[int, list[int]]) -> int:

@@ -19,7 +19,7 @@ from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab_format import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
-from runtime_model.safepoints import function_ranges, snippet_ranges
+from runtime_model.safepoints import SAFE_REASONS, function_ranges, snippet_ranges
 from runtime_model.symtab import SnippetFunc
 
 if TYPE_CHECKING:
@@ -291,9 +291,6 @@ def count_text(counts: Counter[Reason]) -> str:
     parts = ", ".join(f"{n} {r.value}" for r, n in counts.most_common() if r not in SAFE_REASONS)
     rate = f"{safe / total:.0%}" if total else "none"
     return f"  {total} instructions, {safe} safe ({rate})" + (f"; not: {parts}" if parts else "")
-
-
-SAFE_REASONS: Final = (Reason.SAFE, Reason.RESTART, Reason.RESTART_AT_ENTRY)
 
 
 def reason_name(reason: Reason) -> str:

@@ -1,13 +1,12 @@
 """One function of a Go binary and what its tables say of a PC (runtime/symtab.go's funcInfo).
 
-GoFunc answers single questions, SettledFunc many of one function; both are what
-symtab.Func asks for, so that preempt.static_verdict judges files as it judges programs.
+It is a symtab.Func, so that preempt.static_verdict judges files as it judges programs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from asm.image import PCDATA_UnsafePoint, UnsafePointSafe, UnsafePointUnsafe
 from runtime_model.pclntab_format import (
@@ -20,9 +19,6 @@ from runtime_model.pcvalue import PcValues
 
 if TYPE_CHECKING:
     from runtime_model.pclntab import Pclntab
-
-_END: Final = 1 << 62  # behind every function
-_NOTHING: Final = PcValues((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +67,13 @@ class GoFunc:
     def name(self) -> str:
         """The linker's name."""
         if self._name is None:
-            self._name = self.table.name(self._fields[1] & 0xFFFF_FFFF)
+            self._name = self.table.name(self.nameoff)
         return self._name
+
+    @property
+    def nameoff(self) -> int:
+        """Where its name stands in the table of names."""
+        return self._fields[1] & 0xFFFF_FFFF
 
     @property
     def id(self) -> int:
@@ -102,9 +103,13 @@ class GoFunc:
             self._words = self.table.words(self.offset, self._fields[7], self._fields[12])
         return self._words
 
+    def pcdata_offset(self, number: int) -> int:
+        """Where the PCDATA table of that number begins in pctab; 0 where there is none."""
+        return self.words[number] if number < self._fields[7] else 0
+
     def pcdata(self, number: int) -> PcValues | None:
         """The PCDATA table of that number; None where there is none."""
-        offset = self.words[number] if number < self._fields[7] else 0
+        offset = self.pcdata_offset(number)
         return self.table.pcvalues(offset, self.limit - self.entry) if offset else None
 
     def funcdata(self, number: int) -> int:
@@ -134,7 +139,7 @@ class GoFunc:
 
         PclntabError where the table ends before pc: the runtime throws there.
         """
-        found = self.pcdata(table)
+        found = self.unsafe_points() if table == PCDATA_UnsafePoint else self.pcdata(table)
         if found is None:
             return -1, 0
         run = found.at(pc - self.entry)
@@ -142,10 +147,17 @@ class GoFunc:
             raise self.table.error(
                 f"PCDATA table {table} of {self.name} says nothing of {pc:#x}", self.offset
             )
-        value = found.values[run]
-        if table == PCDATA_UnsafePoint and self.table.rules.register_maps:
-            value = value if value == UnsafePointUnsafe else UnsafePointSafe
-        return value, self.entry + (found.ends[run - 1] if run else 0)
+        return found.values[run], self.entry + (found.ends[run - 1] if run else 0)
+
+    def unsafe_points(self) -> PcValues | None:
+        """PCDATA_UnsafePoint. Up to 1.14 it holds register maps, of which all but -2 are safe."""
+        found = self.pcdata(PCDATA_UnsafePoint)
+        if found is None or not self.table.rules.register_maps:
+            return found
+        unsafe = UnsafePointUnsafe
+        return PcValues(
+            found.ends, [unsafe if v == unsafe else UnsafePointSafe for v in found.values]
+        )
 
     def inline_tree(self) -> int | None:
         """The FUNCDATA of its inlining tree, as gofunc() takes it; None without one."""
@@ -163,10 +175,18 @@ class GoFunc:
             return None
         return tree, indices.values[run]
 
+    def inlined_runs(self) -> tuple[PcValues, dict[int, int]] | None:
+        """PCDATA_InlTreeIndex, and for each index in it the offset of the inlined call's name."""
+        tree = self.inline_tree()
+        indices = self.pcdata(PCDATA_InlTreeIndex) if tree is not None else None
+        if tree is None or indices is None:
+            return None
+        return indices, self.table.inlined_nameoffs(tree, set(indices.values))
+
     def innermost_name(self, pc: int) -> str:
         """The name of the function inlined innermost at pc."""
         found = self._inlined_at(pc)
-        return self.table.inlined_name(*found) if found is not None else self.name
+        return self.table.inlined(*found)[0] if found is not None else self.name
 
     def file_line(self, pc: int) -> tuple[str, int]:
         """The source line of pc, that of the innermost inlined function; ("?", 0) if unknown."""
@@ -190,66 +210,3 @@ class GoFunc:
             pc = self.entry + parent_pc
             found = self._inlined_at(pc)
         return (*frames, Frame(self.name, *self.file_line(pc)))
-
-    def settled(self) -> SettledFunc:
-        """This function for many questions."""
-        return SettledFunc(self)
-
-
-class SettledFunc:
-    """A function that answers as the GoFunc does, with what does not change looked up once."""
-
-    __slots__ = (
-        "_calls",
-        "_points",
-        "_tree",
-        "entry",
-        "function",
-        "has_locals_pointer_maps",
-        "is_assembly",
-        "name",
-    )
-
-    def __init__(self, function: GoFunc) -> None:
-        self.function = function
-        self.name = function.name
-        self.entry = function.entry
-        self.has_locals_pointer_maps = function.has_locals_pointer_maps
-        self.is_assembly = function.is_assembly
-        self._points = function.pcdata(PCDATA_UnsafePoint)
-        self._tree = function.inline_tree()
-        self._calls = function.pcdata(PCDATA_InlTreeIndex) if self._tree is not None else None
-
-    def pcdatavalue2(self, table: int, pc: int) -> tuple[int, int]:
-        """As GoFunc's."""
-        return self.function.pcdatavalue2(table, pc)
-
-    def innermost_name(self, pc: int) -> str:
-        """As GoFunc's."""
-        if self._calls is None or self._tree is None:
-            return self.name
-        run = self._calls.at(pc - self.entry)
-        if run is None or self._calls.values[run] < 0:
-            return self.name
-        return self.function.table.inlined_name(self._tree, self._calls.values[run])
-
-    def runs(self, end: int) -> list[tuple[int, tuple[int, int]]]:
-        """Where the answers change, up to `end`: (PC, (UnsafePoint, index of the inlined call))."""
-        points, calls, size = self._points, self._calls, end - self.entry
-        if points is None and calls is None:
-            return [(self.entry, (-1, -1))]
-        # Behind the last run of a table nothing is said: a run of -1 without an end.
-        points, calls = points or _NOTHING, calls or _NOTHING
-        point_ends, point_values = (*points.ends, _END), (*points.values, -1)
-        call_ends, call_values = (*calls.ends, _END), (*calls.values, -1)
-        found = []
-        point = call = start = 0
-        while start < size:
-            found.append((self.entry + start, (point_values[point], call_values[call])))
-            point_end, call_end = point_ends[point], call_ends[call]
-            start = min(point_end, call_end)
-            if point_end == start:
-                point += 1
-            if call_end == start:
-                call += 1
-        return found

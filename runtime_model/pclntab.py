@@ -10,6 +10,8 @@ offset is checked, and a table that cannot be right is a PclntabError that says 
 from __future__ import annotations
 
 import bisect
+import itertools
+import operator
 import re
 import struct
 from functools import cache, cached_property
@@ -23,12 +25,13 @@ from runtime_model.pclntab_format import (
     PclntabError,
     table_format,
 )
-from runtime_model.pcvalue import PcValues
+from runtime_model.pcvalue import PcValueError, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from runtime_model.pclntab_format import Rules
+    from runtime_model.pcvalue import PcValues
 
 LONGEST_NAME: Final = 1 << 16  # bytes; more is a string without its end
 _MOST_TABLES: Final = 64  # PCDATA tables of a function; Go has five
@@ -70,7 +73,6 @@ class Pclntab:
         self.text = text if self.format.functab == "I" else 0
         self.text_end = text_end
         self._tables: dict[int, PcValues] = {}
-        self._inlined_names: dict[tuple[int, int], str] = {}
 
     def error(self, what: str, offset: int) -> PclntabError:
         """An error at an offset from the header."""
@@ -100,6 +102,10 @@ class Pclntab:
         self._entries = words[0::2]
         self._offsets = words[1::2]
         self.count = count
+        # runtime.moduledataverify1 throws at an unsorted table; so do bounds of what is read here.
+        starts = self._entries.tolist()
+        if any(map(operator.gt, starts, itertools.islice(starts, 1, None))):
+            raise self.error("functab is not in the order of addresses", functab)
         if not form.parts:
             self._files = self._u32(end, "file table")
 
@@ -154,8 +160,6 @@ class Pclntab:
         if offset in (NO_FUNCDATA, 0xFFFF_FFFF_FFFF_FFFF):
             return None
         entry, limit = int(self._entries[index]), int(self._entries[index + 1])
-        if limit < entry:
-            raise self.error(f"function {index} ends before it begins", self._functions + offset)
         if self.text_end is not None and self.text + limit > self.text_end:
             raise self.error(f"function {index} leaves the text", self._functions + offset)
         return GoFunc(self, index, self._functions + offset, self.text + entry, self.text + limit)
@@ -200,12 +204,13 @@ class Pclntab:
         form = self.format
         if not 0 <= offset <= len(self.view) - form.func.size:
             raise self.error("a function lies outside", offset)
-        found = list(form.func.unpack_from(self.view, offset))
-        for field in form.absent:
-            found.insert(FIELDS.index(field), 0)
+        found = form.func.unpack_from(self.view, offset)
+        if form.absent:
+            values = iter(found)
+            found = tuple(0 if field in form.absent else next(values) for field in FIELDS)
         if found[7] > _MOST_TABLES:
             raise self.error(f"a function with {found[7]} PCDATA tables", offset)
-        return tuple(found)
+        return found
 
     def words(self, offset: int, npcdata: int, nfuncdata: int) -> tuple[int, ...]:
         """The PCDATA offsets and the FUNCDATA of the function at an offset (runtime.funcdata)."""
@@ -238,14 +243,17 @@ class Pclntab:
         name = self.name(_U32.unpack_from(entry, layout.name)[0])
         return name, int(struct.unpack_from("<i", entry, layout.parent_pc)[0])
 
-    def inlined_name(self, place: int, index: int) -> str:
-        """The name in an entry of the inlining tree, remembered."""
-        found = self._inlined_names.get((place, index))
-        if found is None:
-            if len(self._inlined_names) >= _CACHED_TABLES:
-                self._inlined_names.clear()
-            found = self._inlined_names[place, index] = self.inlined(place, index)[0]
-        return found
+    def inlined_nameoffs(self, place: int, indices: set[int]) -> dict[int, int]:
+        """The offsets of the names of some inlined calls; indices below 0 are none."""
+        highest = max(indices)
+        if highest < 0:
+            return {}
+        if self._gofunc is None:
+            raise PclntabError("inlining trees cannot be read: no moduledata")
+        layout = self.rules.inlined_call
+        words = self._gofunc(place, (highest + 1) * layout.size).cast("I")
+        names = words[layout.name // 4 :: layout.size // 4]
+        return {index: names[index] for index in indices if index >= 0}
 
     def pcvalues(self, offset: int, size: int) -> PcValues:
         """The PC-value table at an offset of pctab, of a function of at most `size` bytes.
@@ -256,53 +264,13 @@ class Pclntab:
         if found is None:
             if len(self._tables) >= _CACHED_TABLES:
                 self._tables.clear()
-            found = self._tables[offset] = self._decode(self._pctab + offset, size)
+            try:
+                found = self._tables[offset] = decode(self.view, self._pctab + offset, size)
+            except PcValueError as error:
+                raise self.error(str(error), self._pctab + offset) from None
         if found.ends and found.ends[-1] > size:
             raise self.error(f"a PC-value table of {found.ends[-1]} bytes for {size}", offset)
         return found
-
-    def _decode(self, at: int, size: int) -> PcValues:
-        """runtime.step, to the end: (zigzag delta of the value, delta of the PC) as uvarints."""
-        view = self.view
-        start = at
-        ends: list[int] = []
-        values: list[int] = []
-        value = -1
-        pc = 0
-        try:
-            while True:
-                delta = view[at]
-                at += 1
-                if delta == 0 and pc != 0:
-                    break
-                if delta >= 0x80:
-                    delta, at = self._uvarint(delta, at)
-                value += -(delta >> 1) - 1 if delta & 1 else delta >> 1
-                step = view[at]
-                at += 1
-                if step >= 0x80:
-                    step, at = self._uvarint(step, at)
-                pc += step
-                if pc > size or (step == 0 and at - start > 4 * size + 64):
-                    raise self.error(f"a PC-value table goes past its function's {size}", start)
-                if step:  # what is empty holds at no PC
-                    ends.append(pc)
-                    values.append(value)
-        except IndexError:
-            raise self.error("a PC-value table has no end", start) from None
-        if any(not -(1 << 31) <= each < 1 << 31 for each in (min(values), max(values))):
-            values = [(each + (1 << 31)) % (1 << 32) - (1 << 31) for each in values]
-        return PcValues(ends, values)
-
-    def _uvarint(self, first: int, at: int) -> tuple[int, int]:
-        value = first & 0x7F
-        for shift in (7, 14, 21, 28):
-            byte = self.view[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & 0xFFFF_FFFF, at
-        raise self.error("a number of more than five bytes", at)
 
     @cached_property
     def no_pointers_stackmap(self) -> int:

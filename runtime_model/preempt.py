@@ -21,6 +21,8 @@ from asm.image import (
 from runtime_model.runtime2 import _Grunning, _Gscan, _Gsyscall, _Prunning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G, M
     from runtime_model.symtab import FuncTable
@@ -47,6 +49,8 @@ class Reason(Enum):
     RESTART_AT_ENTRY = "restartable prologue: goes on at the function's entry"
     SAFE = "safe"
 
+    __hash__ = object.__hash__  # members are unique; Enum's own is Python code
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -66,28 +70,47 @@ class BadRestartPCError(ValueError):
     """A restart table that Go's runtime would throw at: "bad restart PC"."""
 
 
+def static_reason(
+    value: int, has_maps: bool, never_preempted: Callable[[], bool], version: GoVersion
+) -> Reason:
+    """What the tables say of a PC: the part of isAsyncSafePoint behind its checks of g, m and p.
+
+    `value` is PCDATA_UnsafePoint's there; `has_maps` tells a compiled function from assembly;
+    `never_preempted` whether the function inlined innermost is of such a package.
+    """
+    if value == UnsafePointUnsafe or (value != UnsafePointSafe and version.only_marked_safe):
+        return Reason.UNSAFE_POINT
+    if not has_maps:
+        return Reason.ASSEMBLY
+    if never_preempted():
+        return Reason.PACKAGE
+    if not version.restarts:
+        return Reason.SAFE
+    if value in (UnsafePointRestart1, UnsafePointRestart2):
+        return Reason.RESTART
+    return Reason.RESTART_AT_ENTRY if value == UnsafePointRestartAtEntry else Reason.SAFE
+
+
 def static_verdict(table: FuncTable, pc: int, version: GoVersion) -> Verdict:
-    """What the tables say of pc: the part of isAsyncSafePoint behind its checks of g, m and p."""
+    """The verdict of the tables on pc. BadRestartPCError where the runtime would throw."""
     function = table.findfunc(pc)
     if function is None:
         return Verdict(False, Reason.NOT_GO)
     value, start = function.pcdatavalue2(PCDATA_UnsafePoint, pc)
-    name = function.name
-    if value == UnsafePointUnsafe or (value != UnsafePointSafe and version.only_marked_safe):
-        return Verdict(False, Reason.UNSAFE_POINT, function=name)
-    if not function.has_locals_pointer_maps or function.is_assembly:
-        return Verdict(False, Reason.ASSEMBLY, function=name)
-    if function.innermost_name(pc).startswith(version.never_preempted_packages):
-        return Verdict(False, Reason.PACKAGE, function=name)
-    if not version.restarts:
-        return Verdict(True, Reason.SAFE, pc, name)
-    if value in (UnsafePointRestart1, UnsafePointRestart2):
-        if start == 0 or start > pc or pc - start > MAX_RESTART_DISTANCE:
-            raise BadRestartPCError(f"bad restart PC {start:#x} for {pc:#x} in {name}")
-        return Verdict(True, Reason.RESTART, start, name)
-    if value == UnsafePointRestartAtEntry:
-        return Verdict(True, Reason.RESTART_AT_ENTRY, function.entry, name)
-    return Verdict(True, Reason.SAFE, pc, name)
+
+    def never_preempted() -> bool:
+        return function.innermost_name(pc).startswith(version.never_preempted_packages)
+
+    has_maps = function.has_locals_pointer_maps and not function.is_assembly
+    reason = static_reason(value, has_maps, never_preempted, version)
+    if reason is Reason.RESTART and not 0 < start <= pc <= start + MAX_RESTART_DISTANCE:
+        raise BadRestartPCError(f"bad restart PC {start:#x} for {pc:#x} in {function.name}")
+    resume = {
+        Reason.SAFE: pc,
+        Reason.RESTART: start,
+        Reason.RESTART_AT_ENTRY: function.entry,
+    }.get(reason)
+    return Verdict(resume is not None, reason, resume or 0, function.name)
 
 
 def canPreemptM(rt: Runtime, mp: M) -> Reason | None:

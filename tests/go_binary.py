@@ -87,6 +87,7 @@ class GoBinaryWriter:
     sections: bool = True
     buildinfo: bool = True
     gap: int = 16  # functions begin at multiples of this
+    pie: bool = False  # pointers of moduledata stand in relocations alone (1.18 on)
 
     def __post_init__(self) -> None:
         self.format = format_of(self.version)
@@ -226,8 +227,15 @@ class GoBinaryWriter:
         where = layout.load(self.version)
         module = bytearray(where.size("moduledata"))
 
+        relocations = b""
+
         def put(name: str, *words: int) -> None:
-            struct.pack_into(f"<{len(words)}Q", module, where.offset("moduledata", name), *words)
+            nonlocal relocations
+            offset = where.offset("moduledata", name)
+            if self.pie and words[0]:
+                relocations += struct.pack("<QQq", DATA + 128 + offset, 8, words[0])
+                words = 0, *words[1:]
+            struct.pack_into(f"<{len(words)}Q", module, offset, *words)
 
         if self.format != "1.2":
             put("pcHeader", self.pclntab_address)
@@ -248,7 +256,15 @@ class GoBinaryWriter:
             info += b"\0" + struct.pack("<QQ", header, 0)
             info += struct.pack("<QQ", header + 16, len(text)) + text
         info = info if self.buildinfo else b""
-        return info.ljust(128, b"\0") + bytes(module)
+        data = info.ljust(128, b"\0") + bytes(module)
+        if self.pie:  # R_X86_64_RELATIVE entries, then DT_RELA, DT_RELASZ, DT_NULL
+            data = data.ljust((len(data) + 15) // 16 * 16, b"\0")
+            self.dynamic = DATA + len(data) + len(relocations)
+            data += relocations
+            data += struct.pack(
+                "<6Q", 7, self.dynamic - len(relocations), 8, len(relocations), 0, 0
+            )
+        return data
 
     def _elf(self, rodata: bytes, table_size: int, data: bytes) -> bytes:
         parts = [(5, TEXT, self.text), (4, RODATA, rodata), (6, DATA, data)]
@@ -261,23 +277,30 @@ class GoBinaryWriter:
             )
             sections.append((address, offset, len(content)))
             body += content.ljust((len(content) + 4095) // 4096 * 4096, b"\0")
+        if self.pie:
+            address, offset, size = sections[2]
+            at = self.dynamic
+            headers += struct.pack(
+                "<IIQQQQQQ", 2, 6, offset + at - address, at, at, address + size - at, 48, 8
+            )
         table, count = b"", 0
         if self.sections:
             names = b"\0.text\0.gopclntab\0.shstrtab\0"
             at = self.pclntab_address - RODATA
-            places = [
+            headings = [
                 (0, 0, 0, 0, 0),
                 (names.index(b".text"), 1, *sections[0]),
                 (names.index(b".gopcln"), 1, RODATA + at, sections[1][1] + at, table_size),
                 (names.index(b".shstr"), 3, 0, start + len(body), len(names)),
             ]
-            count = len(places)
+            count = len(headings)
             body += names.ljust(64, b"\0")
             table = b"".join(
                 struct.pack("<IIQQQQIIQQ", name, kind, 0, address, offset, size, 0, 0, 1, 0)
-                for name, kind, address, offset, size in places
+                for name, kind, address, offset, size in headings
             )
         head = b"\x7fELF\x02\x01\x01" + b"\0" * 9
-        head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, TEXT, 64, start + len(body) if count else 0,
-                            0, 64, 56, 3, 64, count, count - 1 if count else 0)  # fmt: skip
+        kind, places = (3, 4) if self.pie else (2, 3)
+        head += struct.pack("<HHIQQQIHHHHHH", kind, 62, 1, TEXT, 64, start + len(body) if count
+                            else 0, 0, 64, 56, places, 64, count, max(0, count - 1))  # fmt: skip
         return (head + headers).ljust(start, b"\0") + body + table

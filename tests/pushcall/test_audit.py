@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import TYPE_CHECKING
 
 import keystone
@@ -12,7 +13,7 @@ from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
 from pushcall.audit import audit, diff
 from pushcall.binary_cli import audit as audit_command
-from pushcall.control_flow import Kind, components
+from pushcall.control_flow import Kind, components, decode, scan, suspects
 from runtime_model.preempt import Reason
 
 if TYPE_CHECKING:
@@ -217,3 +218,23 @@ def test_components_are_those_with_a_cycle() -> None:
     assert sorted(components(edges, edges)) == [[1, 2], [3]]
     deep = {n: [n + 1] for n in range(50_000)} | {50_000: [0]}
     assert len(components(deep, deep)) == 1
+
+
+def test_what_scan_calls_certain_is_certain() -> None:
+    """Of random code, whatever branches back, jumps anywhere or repeats itself is suspected."""
+    chance = random.Random(3)
+    leads = [b"\x75", b"\xeb", b"\xe2", b"\x0f\x85", b"\xe9", b"\xff\x24", b"\xff\xe0", b"\xf3\xa4"]
+    leads += [b"\xf2\x48\xaf", b"\x66\xf3\xa5", b"\xf3\x26\x66\x40\xab", b"\xe8", b"\xc7\xf8"]
+    suspected = 0
+    for _ in range(20_000):
+        head = chance.choice(leads) if chance.random() < 0.7 else b""
+        data = (
+            chance.randbytes(chance.randint(0, 3)) + head + chance.randbytes(chance.randint(1, 9))
+        )
+        number, may_loop = scan(data)
+        instructions = list(decode(data, START))
+        assert number == len(instructions)
+        found = list(suspects(instructions))
+        assert may_loop or not found, data.hex()
+        suspected += bool(found)
+    assert suspected > 2000

@@ -5,6 +5,7 @@ The verdicts expected are those of each version's isAsyncSafePoint, read from it
 
 from __future__ import annotations
 
+import random
 import struct
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,17 @@ import pytest
 from go_binary import ASM_FLAG, DATA, Function, GoBinaryWriter, pc_table
 
 from emulator.elf import Elf, ElfError
+from runtime_model import pcvalue
 from runtime_model.buildinfo import named_version
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab_format import PclntabError
+from runtime_model.pcvalue import PcValueError, PcValues
 from runtime_model.preempt import BadRestartPCError, Reason, static_verdict
-from runtime_model.safepoints import function_ranges
+from runtime_model.safepoints import StaticVerdicts, function_ranges
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 VERSIONS = [(1, minor) for minor in range(13, 28)]
@@ -261,3 +265,84 @@ def test_elf_reads_addresses_and_refuses_those_outside(tmp_path: Path) -> None:
             elf.u64(0x10)
         with pytest.raises(ElfError, match="leave"):
             elf.view(DATA, 1 << 20)
+
+
+def test_tables_are_decoded_as_the_runtimes_step_does_it() -> None:
+    """The quick way against the one that follows runtime.step, on tables sound and broken."""
+    chance = random.Random(1)
+
+    def outcome(decoder: Callable[[memoryview, int, int], PcValues], data: bytes, size: int) -> str:
+        try:
+            return str(decoder(memoryview(data), 0, size))
+        except PcValueError:
+            return "error"
+
+    sound = 0
+    for _ in range(20_000):
+        data = bytes(
+            chance.choice((0, 1, 2, 3, 0x7F, 0x80, 0x81, 0xFF, chance.randint(0, 255)))
+            for _ in range(chance.randint(0, 14))
+        )
+        size = chance.choice((5, 100, 1000, 1 << 20, 1 << 33))
+        expected = outcome(pcvalue._walk, data, size)
+        assert outcome(pcvalue.decode, data, size) == expected, data.hex()
+        sound += expected != "error"
+    assert sound > 1000
+    wide = bytes.fromhex(
+        "02 8501 03 ffffffff07 00"
+    )  # 1 - 1 = 0 for 133 bytes, then -2 for 2^31 - 1
+    assert pcvalue.decode(memoryview(wide), 0, 1 << 32) == PcValues(
+        [133, 133 + (1 << 31) - 1], [0, -2]
+    )
+
+
+def test_a_functab_out_of_order_is_refused(tmp_path: Path) -> None:
+    """runtime.moduledataverify1 throws: "invalid runtime symbol table"."""
+    path = written(tmp_path, (1, 22))
+    data = bytearray(path.read_bytes())
+    table = data.index(struct.pack("<I4B", 0xFFFFFFF1, 0, 0, 1, 8))
+    functab = table + struct.unpack_from("<Q", data, table + 64)[0]
+    second, third = (struct.unpack_from("<I", data, functab + 8 * i)[0] for i in (1, 2))
+    struct.pack_into("<I", data, functab + 8, third + 1)
+    path.write_bytes(data)
+    assert second < third
+    with pytest.raises(PclntabError, match="not in the order of addresses"):
+        GoBinary(path)
+
+
+@pytest.mark.parametrize("version", [(1, 18), (1, 22), (1, 26), (1, 27)])
+@pytest.mark.parametrize("sections", [True, False])
+def test_pointers_that_stand_in_relocations_alone_are_read(
+    version: tuple[int, int], sections: bool, tmp_path: Path
+) -> None:
+    """As in a static position-independent executable, whose loader is the program itself."""
+    path = written(tmp_path, version, pie=True, sections=sections)
+    plain_path = tmp_path / "plain"
+    plain_path.mkdir()
+    plain = GoBinary(written(plain_path, version))
+    with GoBinary(path) as binary:
+        assert binary.elf.position_independent
+        data = binary.elf.segments[2]
+        assert binary.elf.u64(data.address + 128) == binary.pclntab_address
+        assert path.read_bytes()[data.offset + 128 :][:16] == bytes(16)  # pcHeader, funcnametab
+        assert [(f.name, f.entry, f.end) for f in binary] == [
+            (f.name, f.entry, f.end) for f in plain
+        ]
+        assert reason(binary, "main.main", 50) is Reason.PACKAGE  # by way of gofunc
+
+
+def test_what_is_refused_is_what_the_ranges_refuse(binary: GoBinary) -> None:
+    verdicts = StaticVerdicts(binary.table, binary.version)
+    for function in binary:
+        refused = {
+            pc: verdict.reason
+            for start, stop, verdict in verdicts.refused(function, function.end)
+            for pc in range(function.entry + start, function.entry + stop)
+        }
+        ranges = function_ranges(function, function.end, binary.version)
+        assert refused == {
+            pc: each.verdict.reason
+            for each in ranges
+            if not each.verdict.safe
+            for pc in range(each.start, each.end)
+        }
