@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from emulator.events import Event
     from emulator.registers import Registers
+    from pushcall.side import Start
     from runtime_model.boot import Config
 
 # Each PC's first visits, and one boundary in so many, are preempted through the whole runtime; the
@@ -56,6 +57,8 @@ DIRECT_EVERY: Final = 997
 BATCH: Final = 4096
 BUDGET: Final = 2_000_000  # instructions of a program that is left alone: minutes of checking
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
+
+_TWICE: Final = "asyncPreempt calls asyncPreempt2 more than once: one preemption, two deschedulings"
 
 # Registers that belong to the thread, not to the goroutine.
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
@@ -100,10 +103,14 @@ class Check:
         all_direct: bool = False,
         budget: int | None = None,
         only: frozenset[int] | None = None,
+        until_lost: bool = False,
+        start: Start | None = None,
     ) -> None:
         self.config = config
         self.all_direct = all_direct
         self.only = only  # the boundaries to try, by index; None for all
+        self.until_lost = until_lost  # the first loss is enough
+        self.start = start
         self.suspects: set[int] = set()  # boundaries that a batch could not judge
         alone = dataclasses.replace(
             config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
@@ -113,7 +120,7 @@ class Check:
                 f"Go {config.version} has no asynchronous preemption: there is nothing to check"
             )
         self.budget = budget or BUDGET
-        self.twin = Side(alone)
+        self.twin = Side(alone, start)
         self.side = Side(alone, self.twin)
         self.result = CheckResult(str(config.version), self.side.machine.cpu.name)
         self._by_register: dict[str, RegisterLoss] = {}
@@ -145,13 +152,14 @@ class Check:
     def _run(self, progress: Callable[[int], None]) -> None:
         twin, side, result = self.twin, self.side, self.result
         try:
-            alive = twin.advance(0)
+            alive = twin.begin(self.start)
         except GuestStopped as stopped:
             result.crash = describe(twin.rt, stopped)
             return
-        side.advance(0)
+        if alive:
+            side.begin(self.start or twin.start())
         index = 0
-        while alive:
+        while alive and not (self.until_lost and self._by_register):
             boundary = Boundary(index, self._place(twin.registers["RIP"]))
             self._compare_with_twin()
             self._try(boundary)
@@ -270,6 +278,7 @@ class Check:
         self._refused = False
         self._injecting = True
         side.rt.poison_dead_stack(before["RSP"], 1 << 16)
+        descheduled = self._descheduled
         request_preemption(side.rt, side.thread, "check")
         side.machine.budget = side.machine.instructions + INJECTION_BUDGET
         try:
@@ -290,6 +299,8 @@ class Check:
             self.result.points += 1
             self.result.direct += 1
             losses = self._resumed.losses if self._resumed is not None else []
+            if self._descheduled > descheduled + 1 and _TWICE not in self.result.findings:
+                self.result.findings.append(_TWICE)
         if ended:
             losses = [Loss(register="RIP", before=before["RIP"], after=0)]
         for loss in losses:
@@ -436,15 +447,21 @@ def check(
     *,
     all_direct: bool = False,
     budget: int | None = None,
+    until_lost: bool = False,
+    start: Start | None = None,
 ) -> CheckResult:
     """Preempts the program at every boundary that it executes. See the module's text.
 
     all_direct: each preemption goes through the whole runtime, none through a batch.
     budget: instructions within which the program must end when left alone; BUDGET if not given.
+    until_lost: end with the first loss.
+    start: where to begin (Side.start), of the same configuration but for the trampoline.
     """
-    first = Check(config, all_direct=all_direct, budget=budget)
+    first = Check(config, all_direct=all_direct, budget=budget, until_lost=until_lost, start=start)
     result = first.run(progress)
     if first.suspects and not result.interrupted:
-        again = Check(config, budget=budget, only=frozenset(first.suspects)).run(progress)
+        again = Check(config, budget=budget, only=frozenset(first.suspects), start=start).run(
+            progress
+        )
         result.add(again)
     return result

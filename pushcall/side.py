@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime_model.boot import boot
@@ -10,19 +11,37 @@ from runtime_model.events import GoroutineExited
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from asm.image import Image
     from emulator.events import Event
     from emulator.linux.threads import Thread
+    from emulator.machine import Snapshot
     from emulator.registers import Registers
     from runtime_model.boot import Config
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G
 
 
+@dataclass(frozen=True)
+class Start:
+    """A runtime at the first boundary of its goroutine: what other ones can begin with.
+
+    They have the same configuration but for the trampoline, which nothing has run by then.
+    """
+
+    user: Image
+    snapshot: Snapshot
+    tid: int
+    sysmon_m: int
+
+
 class Side:
     """A booted runtime with one goroutine, stopped between two of its instructions."""
 
-    def __init__(self, config: Config, like: Side | None = None) -> None:
-        self.rt: Runtime = boot(config, (like.rt.text, like.rt.user) if like else None)
+    def __init__(self, config: Config, like: Side | Start | None = None) -> None:
+        if isinstance(like, Start):
+            self.rt: Runtime = boot(config, user=like.user)
+        else:
+            self.rt = boot(config, like.rt.text, like.rt.user) if like else boot(config)
         self.machine = self.rt.machine
         self.thread: Thread | None = None  # the one that runs the goroutine
         self.exited: Registers | None = None
@@ -39,6 +58,21 @@ class Side:
             for segment in self.rt.user.segments
             if segment.writable and segment.data
         ]
+
+    def begin(self, start: Start | None = None) -> bool:
+        """Comes to the first boundary, or takes that of another; False if there is none."""
+        if start is None:
+            return self.advance(0)
+        self.machine.restore(start.snapshot)
+        self.rt.sysmon_m = start.sysmon_m
+        self.thread = self.machine.threads[start.tid]
+        self._target = None
+        return True
+
+    def start(self) -> Start:
+        """The first boundary, where it is now, for others to begin with."""
+        assert self.thread is not None
+        return Start(self.rt.user, self.machine.snapshot(), self.thread.tid, self.rt.sysmon_m)
 
     def due(self, thread: Thread) -> int | None:  # noqa: ARG002  # there is one goroutine
         """The machine's timer: stops at the target count."""

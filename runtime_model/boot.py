@@ -75,10 +75,10 @@ class Config:
     slice_ns: int = 10_000
 
 
-def boot(config: Config, images: tuple[Image, Image] | None = None) -> Runtime:
+def boot(config: Config, text: Image | None = None, user: Image | None = None) -> Runtime:
     """A runtime at the first instruction of rt0_go. Raises AsmError and BadProgramError.
 
-    images: (text, user) of a runtime booted from the same config, to save assembling again.
+    text, user: of a runtime booted from the same config, to save assembling again.
     """
     version = config.version
     if not OLDEST <= version.number <= NEWEST:
@@ -107,12 +107,12 @@ def boot(config: Config, images: tuple[Image, Image] | None = None) -> Runtime:
         f"runtime.{name}": machine.gate(name, _bind(rt, function))
         for name, function in _GATES.items()
     }
-    rt.text = images[0] if images else assemble_runtime(version, layout, gates, config.trampoline)
+    rt.text = text or assemble_runtime(version, layout, gates, config.trampoline)
     rt.symbols = gates | exports(rt.text)
     if version.asynchronous and rt.text.function("runtime.asyncPreempt") is None:
         assert config.trampoline is not None
         raise BadProgramError(f"{config.trampoline.name}: no TEXT ·asyncPreempt(SB)")
-    rt.user = images[1] if images else _assemble_user(config, rt)
+    rt.user = user or _assemble_user(config, rt)
     rt.functions = ImageTable(((rt.user, not config.as_assembly), (rt.text, False)))
     for image in (rt.text, rt.user):
         _load(machine, image)
