@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pushcall.usage import UsageError, go_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,28 +21,11 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
 def _is_elf(path: Path) -> bool:
-    from pushcall.usage import UsageError
-
     try:
         with path.open("rb") as file:
             return file.read(4) == b"\x7fELF"
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-
-
-def _version(text: str | None) -> GoVersion | None:
-    from pushcall.usage import UsageError
-    from runtime_model.layout import parse_version
-    from runtime_model.version import GoVersion
-
-    if text is None:
-        return None
-    try:
-        number = parse_version(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    patch = re.search(r"\d+\.\d+\.(\d+)", text)
-    return GoVersion(*number, int(patch[1]) if patch else None)
 
 
 @click.command()
@@ -74,8 +58,6 @@ def safepoints(
     pushcall safepoints ./server --pc 0x48f0c4
     pushcall safepoints examples/add.s
     """  # noqa: D301  # \b is click's
-    from pushcall.usage import UsageError
-
     if pc is not None and (function is not None or package is not None):
         raise UsageError("--pc cannot be used together with FUNCTION or --package")
     try:
@@ -83,7 +65,7 @@ def safepoints(
     except ValueError:
         raise UsageError(f"--pc {pc}: not an address such as 0x48f0c4") from None
     if _is_elf(file):
-        listings = _of_binary(file, function, address, package, _version(go))
+        listings = _of_binary(file, function, address, package, go_version(go))
     else:
         if package is not None:
             raise UsageError("--package: a snippet has no packages")
@@ -95,7 +77,6 @@ def _of_binary(
     file: Path, name: str | None, pc: int | None, package: str | None, version: GoVersion | None
 ) -> Iterator[Listing]:
     from pushcall.safepoints import BadTableError, binary_listing, open_binary, select
-    from pushcall.usage import UsageError
 
     binary = open_binary(file, version)
     try:
@@ -111,7 +92,6 @@ def _of_snippet(
     from pushcall.listing import assemble
     from pushcall.program import Options, load
     from pushcall.safepoints import snippet_listings
-    from pushcall.usage import UsageError
 
     config = load(file, Options(go=go, **given)).config
     image = assemble(config)
@@ -198,11 +178,10 @@ def audit(
     from pushcall import audit as auditing
     from pushcall.sarif import to_sarif
     from pushcall.show import progress, show
-    from pushcall.usage import UsageError
 
     def audited(path: Path) -> auditing.Audit:
         with progress("functions") as report:
-            return auditing.audit(path, _version(go), package, include_runtime, jobs, report)
+            return auditing.audit(path, go_version(go), package, include_runtime, jobs, report)
 
     result = audited(file)
     if package is not None and not result.functions:

@@ -1,4 +1,4 @@
-"""The command line: `pushcall run`, `check`, `trace`, `asm`.
+"""The command line: `pushcall run`, `check`, `trace`, `asm` and the others.
 
 Exit status: 0 all held, 1 something was found, 2 bad input or usage, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pushcall.binary_cli import audit, safepoints
+from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, options, timer, timers
 from pushcall.trace_cli import trace
@@ -35,6 +36,7 @@ def cli() -> None:
 cli.add_command(safepoints)
 cli.add_command(audit)
 cli.add_command(trace)
+cli.add_command(mutants)
 cli.add_command(completion)
 
 

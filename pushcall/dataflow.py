@@ -258,7 +258,7 @@ class Machine:
                 inputs.append(self.load(self._operand_address(insn), _memory_size(insn)))
         if insn.rflags_read or insn.rflags_modified:
             inputs.append(self.state.registers["RFLAGS"])
-        origin = ("computed", tuple(inputs))
+        origin = _computed(tuple(inputs))
         for used in info.used_registers():
             if used.access in writes:
                 name, _, size = _part(used.register)
@@ -278,6 +278,14 @@ _UNMODELLED: Final = (
     "F", "XSAVE", "XRSTOR", "WAIT", "EMMS", "ENTER", "SYSCALL", "INT", "UD", "DIV", "IDIV",
     "V", "K", "MOVAPS", "MOVAPD", "MOVDQA",
 )  # fmt: skip
+
+
+_numbers: Final[dict[tuple[Hashable, ...], int]] = {}
+
+
+def _computed(inputs: tuple[Hashable, ...]) -> tuple[str, int]:
+    """A name for a function of these inputs: the same inputs have the same name, however deep."""
+    return ("computed", _numbers.setdefault(inputs, len(_numbers)))
 
 
 def _operands(insn: Any, kind: int) -> list[int]:
@@ -407,7 +415,7 @@ def _add(machine: Machine, insn: Any) -> bool:
     amount = insn.immediate(1) * (-1 if insn.mnemonic == module.Mnemonic.SUB else 1)
     after = Sum(before.origin, (before.distance + amount) % 2**64)
     machine.write(insn.op_register(0), bytes_of(after))
-    origin = ("flags", insn.mnemonic, before, insn.immediate(1))
+    origin = _computed(("flags", insn.mnemonic, before, insn.immediate(1)))
     machine.state.registers["RFLAGS"] = tuple(Byte(origin, n) for n in range(8))
     return True
 

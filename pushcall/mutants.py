@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
 from asm import rewrite
@@ -147,6 +148,8 @@ class Workshop:
     """A trampoline taken apart, and what its mutants are judged by."""
 
     def __init__(self, trampoline: Trampoline, version: GoVersion) -> None:
+        if not version.asynchronous:
+            raise BadProgramError(f"Go {version} has no asyncPreempt to make mutants of")
         self.trampoline = trampoline
         self.version = version
         self.config = self._config(trampoline)
@@ -154,7 +157,7 @@ class Workshop:
         rt = side.rt
         function, callee = rt.text.function(NAME), rt.text.function(CALLEE)
         if function is None or callee is None:
-            raise BadProgramError(f"Go {version} has no asyncPreempt")
+            raise BadProgramError(f"{trampoline.name}: no asyncPreempt")
         try:
             self.code: list[Line] = rewrite.lines(function)
         except rewrite.CannotRewriteError as error:
@@ -276,8 +279,7 @@ def _reason(mutation: Mutation, code: Sequence[Line], original: Path, mutant: Pa
 
 
 def score(
-    trampoline: Trampoline,
-    version: GoVersion,
+    workshop: Workshop,
     *,
     jobs: int = 1,
     confirm: bool = False,
@@ -286,20 +288,17 @@ def score(
 ) -> Score:
     """Judges all mutants of a trampoline, or those of the given numbers.
 
-    jobs: processes. confirm: check what is proven, too. Raises AsmError and BadProgramError.
-    A Ctrl-C ends it with what is known so far.
+    jobs: processes. confirm: check what is proven, too. Raises BadProgramError. A Ctrl-C ends it
+    with what is known so far.
     """
-    if not version.asynchronous:
-        raise BadProgramError(f"Go {version} has no asyncPreempt to make mutants of")
-    workshop = Workshop(trampoline, version)
     workshop.refuse_unsound()
     chosen = list(range(len(workshop.mutations))) if numbers is None else list(numbers)
-    result = Score(str(version), workshop.name, len(workshop.code), len(chosen))
+    result = Score(str(workshop.version), workshop.name, len(workshop.code), len(chosen))
     try:
         judged = (
             (workshop.judge(n, confirm=confirm) for n in chosen)
             if jobs == 1
-            else _in_processes(trampoline, version, chosen, jobs, confirm=confirm)
+            else _in_processes(workshop, chosen, jobs, confirm=confirm)
         )
         for mutant in judged:
             result.mutants.append(mutant)
@@ -327,9 +326,12 @@ def _judge(numbers: Sequence[int], *, confirm: bool) -> list[Mutant]:
 
 
 def _in_processes(
-    trampoline: Trampoline, version: GoVersion, chosen: list[int], jobs: int, *, confirm: bool
+    workshop: Workshop, chosen: list[int], jobs: int, *, confirm: bool
 ) -> Iterable[Mutant]:
-    pool = ProcessPoolExecutor(jobs, initializer=_start, initargs=(trampoline, version))
+    # Spawned: a fork would share the guests' memory, which is mapped shared.
+    pool = ProcessPoolExecutor(
+        jobs, get_context("spawn"), _start, (workshop.trampoline, workshop.version)
+    )
     try:
         shares = [chosen[n : n + _SHARE] for n in range(0, len(chosen), _SHARE)]
         for future in as_completed([pool.submit(_judge, s, confirm=confirm) for s in shares]):

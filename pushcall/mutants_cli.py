@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @click.command()
@@ -40,13 +36,14 @@ def mutants(
     """  # noqa: D301  # \b is click's
     from pushcall.mutants import Workshop, score
     from pushcall.program import read_source
-    from pushcall.show import show
+    from pushcall.show import progress, show
     from pushcall.usage import go_version
     from runtime_model.trampoline import Trampoline
+    from runtime_model.version import DEFAULT, GoVersion
 
     source = read_source(trampoline) if trampoline is not None else None
-    workshop = Workshop(Trampoline(source, syntax), go_version(go))
-    with bar("mutants", len(workshop.mutations)) as report:
+    workshop = Workshop(Trampoline(source, syntax), go_version(go) or GoVersion(*DEFAULT))
+    with progress("mutants", len(workshop.mutations)) as report:
         result = score(workshop, jobs=jobs, confirm=confirm, progress=report)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))

@@ -29,14 +29,24 @@ def show(lines: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int], None]]:
-    """A counter on standard error, if that is a terminal; called with the number done so far."""
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A counter on standard error, if that is a terminal; called with the number done so far.
+
+    With a total it is a bar.
+    """
     if not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console
 
     console = Console(stderr=True)
+    if total is not None:
+        from rich.progress import Progress
+
+        with Progress(console=console, transient=True) as progress_bar:
+            task = progress_bar.add_task(what, total=total)
+            yield lambda done: progress_bar.update(task, completed=done)
+        return
     with console.status(f"0 {what}") as status:
 
         def report(done: int) -> None:

@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime_model.version import GoVersion
+
 
 class UsageError(Exception):
     """Bad input that is not in the assembly text: one message, exit status 2."""
+
+
+def go_version(text: str | None) -> GoVersion | None:
+    """The version that `--go` names, as 1.22 or 1.22.10; None if it is not given."""
+    from runtime_model.layout import parse_version  # not before a command needs it
+    from runtime_model.version import GoVersion
+
+    if text is None:
+        return None
+    try:
+        number = parse_version(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    patch = re.search(r"\d+\.\d+\.(\d+)", text)
+    return GoVersion(*number, int(patch[1]) if patch else None)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from emulator.fault import GuestStopped
 from emulator.machine import Machine
-from emulator.memory import PAGE, Memory, Prot
+from emulator.memory import PAGE, Memory, Prot, UnmappedError
 from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import proc, proc_sysmon, signal_unix, stack
 from runtime_model.assembly import (
@@ -145,7 +146,12 @@ def _assemble_user(config: Config, rt: Runtime) -> Image:
 def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[Thread], int | None]:
     def gate(thread: Thread) -> int | None:
         with rt.acting(thread):
-            return function(rt)
+            try:
+                return function(rt)
+            except UnmappedError as error:
+                # Machine code has overwritten what the runtime finds its own data by.
+                message = f"the runtime follows a pointer that is none: {error}"
+                raise GuestStopped(message, thread.tid, thread.registers.copy()) from error
 
     return gate
 

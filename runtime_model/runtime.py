@@ -11,6 +11,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
+from emulator.memory import UnmappedError
 from emulator.registers import ARITHMETIC_FLAGS
 from runtime_model.events import Entered
 from runtime_model.poison import GENERAL_PART, STACK_POISON, VECTOR_PART, Poison
@@ -136,7 +137,16 @@ class Runtime:
             self.thread.registers["R14"] = gp.address
 
     def identity(self, tid: int) -> tuple[int, int]:
-        """(M's id, G's goid) of a thread, as events name them: 0 is g0, -1 gsignal."""
+        """(M's id, G's goid) of a thread, as events name them: 0 is g0, -1 gsignal.
+
+        Both are -1 where its TLS names no g, which a program may do to itself.
+        """
+        try:
+            return self._identity(tid)
+        except UnmappedError:
+            return (-1, -1)
+
+    def _identity(self, tid: int) -> tuple[int, int]:
         thread = self.machine.threads.get(tid)
         address = self.getg_of(thread) if thread is not None else 0
         if not address:
