@@ -22,6 +22,7 @@ _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _RELA: Final = struct.Struct("<QQq")  # r_offset, r_info, r_addend
 _DYN: Final = struct.Struct("<QQ")  # d_tag, d_val
+_DT_NEEDED: Final = 1
 _DT_RELA: Final = 7
 _DT_RELASZ: Final = 8
 _DT_RELRSZ: Final = 35
@@ -111,6 +112,7 @@ class Elf:
         self.program_headers = 0  # their address, for AT_PHDR
         self.program_header_count = int(header["e_phnum"])
         self.interpreter: str | None = None
+        self.needed = False  # whether it asks for shared libraries
         self._rela: memoryview | None = None
         self.segments: tuple[Segment, ...] = ()
         self._dynamic: tuple[int, int] | None = None
@@ -224,6 +226,7 @@ class Elf:
         offset, size = self._dynamic
         entries = self._bytes[offset : offset + size // _DYN.size * _DYN.size]
         tags = dict(_DYN.iter_unpack(entries))
+        self.needed = _DT_NEEDED in tags
         if tags.get(_DT_RELRSZ):
             raise ElfError(f"{self.path}: packed relative relocations (DT_RELR) are not read")
         if not tags.get(_DT_RELASZ):

@@ -51,6 +51,7 @@ class Snapshot:
 
     regions: tuple[tuple[str, int, Prot, bytes], ...]  # name, start, protection, content
     process: ProcessState
+    slices: tuple[int, object]
     instructions: int
     current: int | None
 
@@ -60,7 +61,7 @@ class Machine:
 
     `slice_ns` is how far a thread may get ahead of another that is ready. `budget` limits the
     instructions of all threads together. With `step_all`, unwatched code is
-    single-stepped too, which changes nothing but speed and `Executed` events.
+    single-stepped too, which changes nothing but speed and `Executed` events. `seed` varies slices.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Machine:
         budget: int | None = None,
         gates_at: int = GATES,
         step_all: bool = False,
+        seed: int = 0,
     ) -> None:
         self.memory = memory
         self.cpu = cpu
@@ -79,7 +81,7 @@ class Machine:
         self.step_all = step_all
         self.events = EventStream(now=lambda: self.now)
         self.linux = Process(memory, self.events, cpu.attach, cpu.remap)
-        self.scheduler = Scheduler(self.linux, slice_ns)
+        self.scheduler = Scheduler(self.linux, slice_ns, seed)
         self.instructions = 0  # executed by all threads
         self.observer: Observer | None = None
         self.timer: InstructionTimer | None = None
@@ -267,7 +269,7 @@ class Machine:
             self._sync(self._live)
         current = self.scheduler.current
         tid = None if current is None else current.tid
-        return Snapshot(regions, self.linux.save(), self.instructions, tid)
+        return Snapshot(regions, self.linux.save(), self.scheduler.save(), self.instructions, tid)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot of this machine, or of one with the same memory map and gates.
@@ -291,6 +293,7 @@ class Machine:
             if prot & Prot.EXEC:
                 self.cpu.flush_code(start, found.size)
         self.linux.restore(snapshot.process)
+        self.scheduler.restore(snapshot.slices)
         self.instructions = snapshot.instructions
         tid = snapshot.current
         self.scheduler.current = self._running = None if tid is None else self.threads[tid]

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pushcall.binary_cli import audit, safepoints
+from pushcall.boot_cli import guest, is_elf, refuse_guest_options, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, options, timer, timers
@@ -42,7 +43,9 @@ cli.add_command(completion)
 
 @cli.command()
 @FILE
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @timers
+@guest
 @common
 @click.option("--events", is_flag=True, help="Put every event into the JSON document.")
 @click.option(
@@ -51,13 +54,19 @@ cli.add_command(completion)
     metavar="REG:VALUE",
     help="Fail unless each goroutine ends with this value.",
 )
-def run(file: Path, as_json: bool, events: bool, **given: Any) -> int:
+def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **given: Any) -> int:
     """Run FILE under preemption and print what happened.
+
+    FILE is a snippet, or a static Go executable, which gets the ARGUMENTS.
 
     \b
     pushcall run examples/golang_nuts.s --goroutines 30 --procs 2
     pushcall run examples/carry_chain.s --every 1 --go 1.26
+    pushcall run ./server --ncpu 2 --seed 7 -- -listen none
     """  # noqa: D301  # \b is click's
+    if is_elf(file):
+        return run_elf(file, arguments, as_json=as_json, events=events, given=given)
+    refuse_guest_options(arguments, given)
     from pushcall import run as running
     from pushcall.program import load
     from pushcall.show import show

@@ -9,23 +9,29 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import TextIO
 
 _STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
 
 
-def show(lines: Iterable[str]) -> None:
-    """Prints lines; a leading `# `, `+ ` or `! ` is a style on a terminal and always dropped."""
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+def show(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Prints lines, to standard output unless another stream is given.
+
+    A leading `# `, `+ ` or `! ` is a style on a terminal and always dropped.
+    """
+    stream = stream or sys.stdout
+    if stream.isatty() and "NO_COLOR" not in os.environ:
         from rich.console import Console  # slow, and only terminals need it
         from rich.text import Text
 
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(file=stream, highlight=False, soft_wrap=True)
         for line in lines:
             style = _STYLES.get(line[:2], "")
             console.print(Text(line[2:] if style else line, style=style))
     else:
         for line in lines:
-            print(line[2:] if line[:2] in _STYLES else line)  # noqa: T201  # the output
+            text = line[2:] if line[:2] in _STYLES else line
+            print(text, file=stream)  # the output
 
 
 @contextlib.contextmanager

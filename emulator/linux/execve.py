@@ -1,7 +1,8 @@
 """The start of a program: fs/binfmt_elf.c (load_elf_binary, create_elf_tables); execve(2).
 
-Static executables, position-independent ones too. There is no vDSO, as under `vdso=0`, so programs
-make system calls for the time; the vsyscall page, which old programs jump to, is there.
+Static executables, position-independent ones too, and those that name an interpreter but need no
+library: it would only relocate them, which is done here. There is no vDSO, as under `vdso=0`, so
+programs make system calls for the time; the vsyscall page, which old programs jump to, is there.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def load(
 
     Raises ElfError for what needs an interpreter or lies over something else.
     """
-    if elf.interpreter is not None:
+    if elf.interpreter is not None and (elf.needed or not elf.position_independent):
         raise ElfError(
             f"{elf.path}: linked dynamically (interpreter {elf.interpreter}); only static "
             "executables can be run"

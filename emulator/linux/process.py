@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.fault import GuestStopped
 from emulator.linux.errno import Errno
-from emulator.linux.open_file import S_IFCHR, S_IFIFO, FileError, Null, OpenFile, Output
+from emulator.linux.open_file import S_IFCHR, S_IFIFO, FileError, Input, Null, OpenFile, Output
 from emulator.linux.signal_abi import NSIG, SigAction, SigInfo
 from emulator.linux.threads import Thread, ThreadState
 
@@ -96,6 +96,10 @@ class Process:
         self.threads[thread.tid] = thread
         self.next_tid += 1
         return thread
+
+    def set_stdin(self, data: bytes) -> None:
+        """Standard input is a pipe that holds these bytes and then ends."""
+        self.files[0] = Input(S_IFIFO | 0o600, data=data, references=1)
 
     def install(self, file: OpenFile, least: int = 0) -> int:
         """The lowest free descriptor, from `least` on, stands for the file; FileError EMFILE."""

@@ -7,7 +7,8 @@ of two with the same time, the one with the smaller tid.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import random
+from typing import TYPE_CHECKING, Any, Final
 
 from emulator.fault import Deadlock
 
@@ -19,14 +20,28 @@ FOREVER: Final = 1 << 62
 
 
 class Scheduler:
-    """Picks threads of a process. `current` is the one whose time slice it is."""
+    """Picks threads of a process. `current` is the one whose time slice it is.
 
-    def __init__(self, process: Process, slice_ns: int) -> None:
+    With a seed other than 0 the slices are from half to one and a half times as long, at random.
+    """
+
+    def __init__(self, process: Process, slice_ns: int, seed: int = 0) -> None:
         if slice_ns < 1:
             raise ValueError("a time slice has at least 1 ns")
         self.process = process
-        self.slice_ns = slice_ns
+        self.slice_ns = self._average = slice_ns
+        self.random = random.Random(seed) if seed else None  # noqa: S311  # reproducible
         self.current: Thread | None = None
+
+    def save(self) -> tuple[int, object]:
+        """What later slices depend on."""
+        return self.slice_ns, None if self.random is None else self.random.getstate()
+
+    def restore(self, state: tuple[int, Any]) -> None:
+        """Back to a saved state."""
+        self.slice_ns, generator = state
+        if self.random is not None and generator is not None:
+            self.random.setstate(generator)
 
     def pick(self) -> tuple[Thread, int]:
         """The thread to run, and the time at which another one's turn may come.
@@ -49,6 +64,9 @@ class Scheduler:
         for thread in process.threads.values():
             if thread.wake_at is not None and not thread.ready and thread.wake_at <= best_time:
                 self._time_out(thread, thread.wake_at)
+        if self.random is not None and best is not current:
+            average = self._average
+            self.slice_ns = max(1, self.random.randrange(average // 2, average * 3 // 2 + 1))
         self.current = best
         return best, self.limit(best)
 

@@ -1,0 +1,245 @@
+"""`pushcall run BINARY`: an unmodified Go executable in the emulator, and its preemptions.
+
+The program's own output goes where ours goes, as it comes; the report follows on standard error.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from emulator.events import Event, SignalSent, SystemCall
+from emulator.fault import GuestStopped
+from pushcall.text import milliseconds
+from runtime_model.booted import Booted, Settings
+from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtime_model.moduledata import GoBinary
+
+SHOWN: Final = 20  # preemptions in the text
+
+
+@dataclass(frozen=True)
+class Preemption:
+    """One asynchronous preemption: where it hit, in whom, and who had asked for it."""
+
+    number: int
+    time: int
+    m: int
+    goid: int
+    pc: int
+    function: str
+    source: str
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `preempted`."""
+        return {
+            "number": self.number,
+            "time": self.time,
+            "m": self.m,
+            "goroutine": self.goid,
+            "pc": f"{self.pc:#x}",
+            "function": self.function,
+            "source": self.source,
+            "asked_by": self.why,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.number:>4}  {milliseconds(self.time):>14}  M{self.m} G{self.goid:<5} "
+            f"{self.pc:#x} {self.function}  {self.source}  asked by {self.why}"
+        )
+
+
+@dataclass
+class BinaryOutcome:
+    """What the run of an executable was. `exit` is its status, None where it died."""
+
+    go: str
+    engine: str
+    repeat: str  # the command that repeats it
+    exit: int | None = None
+    died: str = ""
+    interrupted: bool = False
+    instructions: int = 0
+    time: int = 0
+    threads: int = 0
+    requests: int = 0
+    signals: int = 0
+    cooperative: int = 0
+    resumed: int = 0
+    preempted: list[Preemption] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)  # system calls by name
+    missing: list[str] = field(default_factory=list)  # those answered with ENOSYS, with their place
+    output: dict[int, bytes] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """0 it ended well, 1 with another status or not at all, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 0 if self.exit == 0 else 1
+
+    def lines(self) -> Iterable[str]:
+        """The report; styles as in show.py."""
+        if self.preempted:
+            yield "# Asynchronous preemptions"
+            yield from (str(each) for each in self.preempted[:SHOWN])
+            if len(self.preempted) > SHOWN:
+                yield f"      … {len(self.preempted) - SHOWN} more (--json has them all)"
+        yield "# Totals"
+        yield (
+            f"{self.instructions} instructions in {milliseconds(self.time)} of virtual time, "
+            f"{self.threads} threads, Go {self.go}"
+        )
+        yield (
+            f"{self.requests} requests to preempt, {self.signals} SIGURG: {len(self.preempted)} "
+            f"asynchronous preemptions, {self.cooperative} at stack checks"
+        )
+        for text in self.missing:
+            yield f"! {text}"
+        if self.died:
+            yield f"! {self.died}"
+        elif self.exit:
+            yield f"! exit status {self.exit}"
+        elif self.exit == 0:
+            yield "+ exit status 0"
+        if self.interrupted:
+            yield "! interrupted: this is what is known so far"
+        yield f"again: {self.repeat}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `pushcall run --json`."""
+        document: dict[str, Any] = {
+            "schema": "pushcall.run/1",
+            "go": self.go,
+            "engine": self.engine,
+            "repeat": self.repeat,
+            "exit": self.exit,
+            "died": self.died or None,
+            "instructions": self.instructions,
+            "time": self.time,
+            "threads": self.threads,
+            "requests": self.requests,
+            "signals": self.signals,
+            "preemptions": len(self.preempted),
+            "cooperative": self.cooperative,
+            "preempted": [each.to_json() for each in self.preempted],
+            "system_calls": self.calls,
+            "missing": self.missing,
+            "stdout": self.output.get(1, b"").decode("utf-8", "replace"),
+            "stderr": self.output.get(2, b"").decode("utf-8", "replace"),
+        }
+        if self.interrupted:
+            document["interrupted"] = True
+        return document
+
+
+class _Collector:
+    def __init__(self, booted: Booted, out: BinaryOutcome, keep: bool, strace: Any) -> None:
+        self.booted = booted
+        self.out = out
+        self.keep = keep
+        self.strace = strace
+        self._asked: dict[int, str] = {}  # by target M
+
+    def listen(self, event: Event) -> None:
+        out = self.out
+        if self.keep:
+            out.events.append(event)
+        match event:
+            case SystemCall():
+                out.calls[event.name] = out.calls.get(event.name, 0) + 1
+                if event.result == -38 and not event.args:
+                    out.missing.append(
+                        f"system call {event.name} is not modelled: ENOSYS to "
+                        f"{self._place(event.pc)[0]} at {event.pc:#x}"
+                    )
+                if self.strace is not None:
+                    self.strace(event)
+            case PreemptRequested():
+                out.requests += 1
+                self._asked[event.target_m] = event.why
+            case SignalSent(signal=23):
+                out.signals += 1
+            case PushedCall():
+                function, source = self._place(event.resume)
+                why = self._asked.get(event.m, "nobody")
+                found = Preemption(
+                    len(out.preempted) + 1,
+                    event.time,
+                    event.m,
+                    event.g,
+                    event.resume,
+                    function,
+                    source,
+                    why,
+                )
+                out.preempted.append(found)
+            case Resumed():
+                out.resumed += 1
+            case Descheduled(why="cooperative"):
+                out.cooperative += 1
+
+    def _place(self, pc: int) -> tuple[str, str]:
+        frames = self.booted.frames(pc)
+        if not frames:
+            return "?", "?"
+        return frames[0].function, f"{frames[0].file.rpartition('/')[2]}:{frames[0].line}"
+
+
+def run_binary(
+    binary: GoBinary,
+    settings: Settings,
+    repeat: list[str],
+    *,
+    sink: Any = None,
+    keep_events: bool = False,
+    strace: Any = None,
+) -> tuple[Booted, BinaryOutcome]:
+    """Boots an executable and runs it to its end.
+
+    `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. Ctrl-C
+    ends the run with what is known so far.
+    """
+    booted = Booted(binary, settings)
+    machine = booted.machine
+    machine.linux.sink = sink
+    out = BinaryOutcome(str(binary.version), machine.cpu.name, shlex.join(repeat))
+    machine.events.subscribe(_Collector(booted, out, keep_events, strace).listen)
+    try:
+        out.exit = machine.run()
+    except GuestStopped as stopped:
+        out.died = describe(booted, stopped)
+    except KeyboardInterrupt:
+        out.interrupted = True
+    out.instructions = machine.instructions
+    out.time = machine.now
+    out.threads = len(machine.threads)
+    out.output = {fd: bytes(data) for fd, data in machine.linux.output.items()}
+    return booted, out
+
+
+def describe(booted: Booted, stopped: GuestStopped) -> str:
+    """Why the guest stopped, and in which function."""
+    registers = stopped.registers
+    if registers is None:
+        return str(stopped)
+    pc = registers["RIP"]
+    frames = booted.frames(pc)
+    m, g = booted.identity(stopped.tid) if stopped.tid in booted.machine.threads else (-1, -1)
+    place = f"{frames[0].function} ({frames[0].file}:{frames[0].line})" if frames else "no Go code"
+    return f"{stopped}: at {pc:#x} in {place}, M{m} G{g}"
+
+
+def strace_line(event: SystemCall) -> str:
+    """A line of --strace."""
+    args = ", ".join(f"{a:#x}" if a > 9999 else str(a) for a in event.args)
+    result = "?" if event.result is None else str(event.result)
+    return f"[{event.time:>12}] {event.tid} {event.name}({args}) = {result}"

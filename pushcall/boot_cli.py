@@ -1,0 +1,193 @@
+"""`pushcall run` on a Go executable: its options, and what they mean to the booted program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emulator.events import SystemCall
+
+_ELF_MAGIC: Final = b"\x7fELF"
+_LARGEST_FILE: Final = 1 << 30  # bytes that are handed to the guest
+
+_GUEST: Final = (
+    click.option(
+        "--stdin", "stdin", metavar="FILE", help="Standard input of an executable; - for ours."
+    ),
+    click.option(
+        "--env", multiple=True, metavar="NAME=VALUE", help="Environment of an executable."
+    ),
+    click.option(
+        "--file",
+        "files",
+        multiple=True,
+        metavar="GUEST=HOST",
+        help="A file that an executable may read, and the one here that it is.",
+    ),
+    click.option(
+        "--ncpu", type=click.IntRange(1, 1024), metavar="N", help="Processors that it sees (4)."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Of random bytes and of its schedule."),
+    click.option("--strace", is_flag=True, help="Print its system calls on standard error."),
+    click.option(
+        "--enosys", is_flag=True, help="Fail system calls that are missing, instead of stopping."
+    ),
+)  # fmt: skip
+_SNIPPETS_OWN: Final = (
+    "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
+    "random_seed", "never", "goroutines", "procs", "expect",
+)  # fmt: skip
+_SPELLED: Final = {
+    "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",
+}  # fmt: skip
+_GUESTS_OWN: Final = ("stdin", "env", "files", "ncpu", "seed", "strace", "enosys")
+
+
+def guest(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that an executable's run takes."""
+    for option in reversed(_GUEST):
+        command = option(command)
+    return command
+
+
+def is_elf(path: Path) -> bool:
+    """Whether a file begins as ELF files do; what cannot be read is for others to refuse."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == _ELF_MAGIC
+    except OSError:
+        return False
+
+
+def _option(name: str) -> str:
+    return {
+        "defines": "-D",
+        "include_dirs": "-I",
+        "random_seed": "--random",
+        "files": "--file",
+    }.get(name, f"--{name.replace('_', '-')}")
+
+
+def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> None:
+    """What a snippet's run cannot have: UsageError."""
+    from pushcall.usage import UsageError
+
+    if arguments:
+        raise UsageError(f"a snippet takes no arguments: {' '.join(arguments)}")
+    for name in _GUESTS_OWN:
+        if given.get(name) not in (None, False, ()):
+            raise UsageError(f"{_option(name)} is for executables, and this is a snippet")
+
+
+def run_elf(
+    file: Path, arguments: tuple[str, ...], *, as_json: bool, events: bool, given: dict[str, Any]
+) -> int:
+    """Boots the executable and runs it; the exit status of the command."""
+    from emulator.elf import ElfError
+    from pushcall.binary_run import run_binary, strace_line
+    from pushcall.show import show
+    from pushcall.usage import UsageError, go_version
+    from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
+    from runtime_model.pclntab_format import PclntabError
+
+    for name in _SNIPPETS_OWN:
+        if given.get(name) not in (None, False, ()):
+            raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
+    settings = _settings(file, arguments, given)
+
+    def sink(fd: int, data: bytes) -> None:
+        stream = (sys.stdout if fd == 1 else sys.stderr).buffer
+        stream.write(data)
+        stream.flush()
+
+    def strace(event: SystemCall) -> None:
+        click.echo(strace_line(event), err=True)
+
+    try:
+        binary = GoBinary(file, go_version(given["go"]))
+        _, out = run_binary(
+            binary,
+            settings,
+            _repeat(file, arguments, given),
+            sink=None if as_json else sink,
+            keep_events=events and as_json,
+            strace=strace if given["strace"] else None,
+        )
+    except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
+    else:
+        show(out.lines(), sys.stderr)
+    return out.status
+
+
+def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:
+    from emulator.linux.execve import check_arguments
+    from pushcall.program import parse_duration
+    from pushcall.usage import UsageError
+    from runtime_model.booted import Settings
+
+    argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))
+    for text in given["env"]:
+        if "=" not in text[1:]:
+            raise UsageError(f"--env {text}: not NAME=VALUE")
+    envp = tuple(text.encode("utf-8", "surrogateescape") for text in given["env"])
+    too_long = check_arguments(argv, envp)
+    if too_long is not None:
+        raise UsageError(too_long)
+    files = []
+    for text in given["files"]:
+        inside, equals, outside = text.partition("=")
+        if not equals or not inside.startswith("/"):
+            raise UsageError(f"--file {text}: not /GUEST/PATH=HOST_PATH")
+        files.append((inside, _content(Path(outside), f"--file {text}")))
+    stdin = given["stdin"]
+    if stdin is None:
+        data = b""
+    elif stdin == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        data = _content(Path(stdin), f"--stdin {stdin}")
+    return Settings(
+        argv=argv,
+        envp=envp,
+        stdin=data,
+        files=tuple(files),
+        cpus=given["ncpu"] or 4,
+        quantum=parse_duration(given["quantum"]) if given["quantum"] else 10_000,
+        seed=given["seed"] or 0,
+        budget=given["budget"],
+        enosys=given["enosys"],
+    )
+
+
+def _content(path: Path, what: str) -> bytes:
+    from pushcall.usage import UsageError
+
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise UsageError(f"{what}: larger than {_LARGEST_FILE >> 30} GiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{what}: {error.strerror}") from None
+
+
+def _repeat(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> list[str]:
+    """The command that repeats the run: all that it depends on is in it."""
+    command = ["pushcall", "run", str(file)]
+    for name in ("go", "ncpu", "seed", "quantum", "budget", "stdin"):
+        if given[name] is not None:
+            command += [_option(name), str(given[name])]
+    for name in ("env", "files"):
+        for text in given[name]:
+            command += [_option(name), text]
+    command += ["--enosys"] if given["enosys"] else []
+    return [*command, *(["--", *arguments] if arguments else [])]

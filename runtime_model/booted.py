@@ -1,0 +1,263 @@
+"""The Go runtime of an unmodified executable that was booted in the machine, as the model sees it.
+
+Nothing of it is replaced: its own sysmon asks, its own handler decides, its own asyncPreempt saves
+and restores. What happens is told in the events of the model. A SIGURG is a request, and the
+frames of who sends it say whose; breakpoints at the runtime's functions tell the rest:
+
+- asyncPreempt (preempt_amd64.s): pushCall has happened, the pushed PC lies at SP;
+- asyncPreempt's RET: the goroutine goes on where it was;
+- gopreempt_m (proc.go) without asyncSafePoint: newstack gives way at a stack check.
+
+g is what the thread's TLS slot holds, at FS base - 8 (cmd/internal/obj/x86, ELF). Where the ABI
+passes arguments in registers (1.17 on), the first is in RAX, else at 8(SP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from emulator.disassembly import disassemble
+from emulator.events import Event, SignalSent
+from emulator.linux import execve
+from emulator.machine import Machine
+from emulator.memory import Memory, UnmappedError
+from emulator.unicorn_cpu import UnicornCpu
+from runtime_model import layout
+from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
+from runtime_model.runtime2 import G, M, P
+
+if TYPE_CHECKING:
+    from emulator.linux.threads import Thread
+    from runtime_model.func_info import Frame, GoFunc
+    from runtime_model.moduledata import GoBinary
+
+TLS_G: Final = 8  # bytes below FS base
+MOST_FRAMES: Final = 64  # of a walk along saved frame pointers
+SIGURG: Final = 23
+
+# Who asks, as proc.go, preempt.go and mgc*.go call it; the first of them on the stack.
+REQUESTERS: Final = (
+    "runtime.retake",
+    "runtime.preemptall",
+    "runtime.suspendG",
+    "runtime.forEachPInternal",
+    "runtime.forEachP",
+    "runtime.(*gcControllerState).enlistWorker",
+    "runtime.freezetheworld",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the program is given, and how its threads are scheduled; everything else is fixed.
+
+    quantum: ns that a thread may get ahead of another. seed: of random bytes and, unless it is 0,
+    of quanta between half and one and a half times as long. budget: instructions, None for no
+    limit. enosys: a system call that is missing fails with ENOSYS instead of ending the run.
+    """
+
+    argv: tuple[bytes, ...]
+    envp: tuple[bytes, ...] = ()
+    stdin: bytes = b""
+    files: tuple[tuple[str, bytes], ...] = ()
+    cpus: int = 4
+    quantum: int = 10_000
+    seed: int = 0
+    budget: int | None = None
+    memory_limit: int | None = 4 << 30
+    output_limit: int | None = 256 << 20
+    enosys: bool = False
+    counting: str | None = None
+
+
+class Booted:
+    """A machine with a Go executable at its entry, and views of its runtime.
+
+    Raises ElfError for what cannot be loaded.
+    """
+
+    def __init__(self, binary: GoBinary, settings: Settings) -> None:
+        self.binary = binary
+        self.version = binary.version
+        self.layout = layout.load(binary.version.number)
+        self.memory = Memory()
+        cpu = UnicornCpu(self.memory, counting=settings.counting, seed=settings.seed)
+        machine = Machine(
+            self.memory, cpu, slice_ns=settings.quantum, budget=settings.budget, seed=settings.seed
+        )
+        self.machine = machine
+        linux = machine.linux
+        linux.cpus = settings.cpus
+        linux.random.seed(settings.seed)
+        linux.memory_limit, linux.output_limit = settings.memory_limit, settings.output_limit
+        linux.enosys = settings.enosys
+        linux.paths = dict(settings.files)
+        linux.set_stdin(settings.stdin)
+        loaded = execve.load(machine, binary.elf, settings.argv, settings.envp)
+        self.base = loaded.base
+        machine.events.identity = self.identity
+        self._find = lru_cache(4096)(self._find_uncached)
+        self._watch()
+
+    # Views.
+
+    def getg(self, thread: Thread) -> G | None:
+        """The g that the thread's TLS slot holds; None before there is one."""
+        fs = thread.registers["FS_BASE"]
+        if not fs:
+            return None
+        try:
+            address = self.memory.u64(fs - TLS_G)
+        except UnmappedError:
+            return None
+        return G(self.memory, self.layout, address) if address else None
+
+    def m(self, address: int) -> M:
+        """The view of an m."""
+        return M(self.memory, self.layout, address)
+
+    def identity(self, tid: int) -> tuple[int, int]:
+        """M and goroutine numbers of a thread; -1 where there is none, g0 and gsignal are 0."""
+        g = self.getg(self.machine.threads[tid])
+        try:
+            if g is None or not g.m:
+                return -1, -1
+            m = self.m(g.m)
+            on_goroutine = g.address not in (m.g0, m.gsignal)
+            return m.id & 0x7FFF_FFFF, g.goid if on_goroutine else 0
+        except UnmappedError:
+            return -1, -1
+
+    # Functions.
+
+    def findfunc(self, pc: int) -> GoFunc | None:
+        """The function that holds a PC of the running program."""
+        return self.binary.findfunc(pc - self.base)
+
+    def address(self, name: str) -> int | None:
+        """Where a function of that name begins."""
+        found = self._find(name)
+        return None if found is None else found.entry + self.base
+
+    def _find_uncached(self, name: str) -> GoFunc | None:
+        named = [f for f in self.binary.table.named(name) if f.name == name]
+        return named[0] if named else None
+
+    def frames(self, pc: int) -> tuple[Frame, ...]:
+        """The functions at a PC, the innermost inlined one first; none where it is not Go code."""
+        function = self.findfunc(pc)
+        return () if function is None else function.frames(pc - self.base)
+
+    def callers(self, thread: Thread) -> list[int]:
+        """Return PCs along saved frame pointers (RBP), the innermost first: Go keeps them."""
+        found: list[int] = []
+        rbp = thread.registers["RBP"]
+        try:
+            while rbp and len(found) < MOST_FRAMES:
+                pc, following = self.memory.u64(rbp + 8), self.memory.u64(rbp)
+                if self.findfunc(pc) is None:
+                    break
+                found.append(pc)
+                if following <= rbp:
+                    break
+                rbp = following
+        except UnmappedError:
+            pass
+        return found
+
+    # What happens.
+
+    def _watch(self) -> None:
+        machine = self.machine
+        machine.events.subscribe(self._signal)
+        for name, reached in (
+            ("runtime.asyncPreempt", self._asyncPreempt),
+            ("runtime.gopreempt_m", self._gopreempt_m),
+        ):
+            address = self.address(name)
+            if address is not None:
+                machine.add_breakpoint(address, reached)
+        function = self._find("runtime.asyncPreempt")
+        if function is not None:
+            for address in returns(self.binary, function):
+                machine.add_breakpoint(address + self.base, self._resumed)
+
+    def _argument(self, thread: Thread) -> int:
+        if self.version.register_abi:
+            return thread.registers["RAX"]
+        return self.memory.u64(thread.registers["RSP"] + 8)
+
+    def _signal(self, event: Event) -> None:
+        """A SIGURG is on its way: who sent it, and to whom."""
+        if not isinstance(event, SignalSent) or event.signal != SIGURG or event.tid < 0:
+            return
+        threads = self.machine.threads
+        sender = threads[event.tid]
+        g = self.getg(threads[event.target])
+        mp = self.m(g.m) if g is not None else None
+        curg = mp.curg if mp is not None else 0
+        # tgkill has no frame: its caller's PC lies at SP.
+        names = [
+            frame.function
+            for pc in [self.memory.u64(sender.registers["RSP"]), *self.callers(sender)]
+            for frame in self.frames(pc - 1)
+        ]
+        why = next((name for name in names if name in REQUESTERS), names[0] if names else "?")
+        self.machine.events.emit(
+            PreemptRequested(
+                tid=event.tid,
+                pc=event.pc,
+                p=P(self.memory, self.layout, mp.p).id if mp is not None and mp.p else 0,
+                target_m=mp.id if mp is not None else -1,
+                target_g=G(self.memory, self.layout, curg).goid if curg else 0,
+                why=why.removeprefix("runtime."),
+                asynchronous=True,
+            )
+        )
+
+    def _asyncPreempt(self, thread: Thread) -> None:
+        rsp = thread.registers["RSP"]
+        resume = self.memory.u64(rsp)
+        stack = tuple(self.memory.u64(rsp + 8 * i) for i in range(6))
+        self.machine.events.emit(
+            PushedCall(
+                tid=thread.tid,
+                pc=resume,
+                target=thread.registers["RIP"],
+                resume=resume,
+                rsp_before=rsp + 8,
+                rsp_after=rsp,
+                stack_before=stack[1:],
+                stack_after=stack,
+            )
+        )
+
+    def _resumed(self, thread: Thread) -> None:
+        rsp = thread.registers["RSP"]
+        pc = self.memory.u64(rsp)
+        g = self.getg(thread)
+        self.machine.events.emit(
+            Resumed(
+                tid=thread.tid,
+                pc=pc,
+                goid=g.goid if g is not None else 0,
+                interrupted=pc,
+                rsp=rsp + 8,
+            )
+        )
+
+    def _gopreempt_m(self, thread: Thread) -> None:
+        gp = G(self.memory, self.layout, self._argument(thread))
+        if gp.asyncSafePoint:
+            return
+        self.machine.events.emit(
+            Descheduled(tid=thread.tid, pc=gp.sched_pc, goid=gp.goid, why="cooperative")
+        )
+
+
+def returns(binary: GoBinary, function: GoFunc) -> list[int]:
+    """The addresses of a function's RET instructions, in the file's addresses."""
+    code = bytes(binary.code(function.entry, function.end))
+    return [i.address for i in disassemble(code, function.entry) if i.mnemonic == "ret"]

@@ -1,0 +1,3 @@
+module example.com/nilderef
+
+go 1.19

@@ -1,0 +1,3 @@
+module example.com/nuts
+
+go 1.19

@@ -1,0 +1,3 @@
+module example.com/selects
+
+go 1.19

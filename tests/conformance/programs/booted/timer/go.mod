@@ -1,0 +1,3 @@
+module example.com/timer
+
+go 1.19

@@ -1,0 +1,54 @@
+"""`pushcall run` on executables, as far as no Go toolchain is needed: options, refusals, messages.
+
+Booted Go programs are in tests/conformance/test_booted.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pushcall", "run", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def refused(*arguments: str | Path) -> str:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1
+    return ended.stderr
+
+
+def test_an_executable_that_is_not_go_is_refused(tmp_path: Path) -> None:
+    assert "not a Go program" in refused(sys.executable)
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF" + bytes(100))
+    assert "broken" in refused(broken)
+
+
+def test_options_of_snippets_and_of_executables_are_told_apart() -> None:
+    add = ROOT / "examples/add.s"
+    assert "--seed is for executables" in refused(add, "--seed", "1")
+    assert "--file is for executables" in refused(add, "--file", "/a=b")
+    assert "a snippet takes no arguments: one two" in refused(add, "--", "one", "two")
+    assert "--every is for snippets" in refused(sys.executable, "--every", "1")
+    assert "-D is for snippets" in refused(sys.executable, "-D", "A=1")
+
+
+def test_what_is_handed_in_must_be_there(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert "No such file" in refused(sys.executable, "--stdin", missing)
+    assert "No such file" in refused(sys.executable, "--file", f"/a={missing}")
+    assert "not /GUEST/PATH=HOST_PATH" in refused(sys.executable, "--file", "a")
+    assert "not NAME=VALUE" in refused(sys.executable, "--env", "=1")
