@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.disassembly import disassemble
 from emulator.elf import ElfError
+from pushcall.unsafe_kinds import unsafe_kinds
 from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab_format import PclntabError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asm.image import Image
+    from emulator.disassembly import Decoded
     from runtime_model.func_info import Frame, GoFunc
     from runtime_model.preempt import Verdict
     from runtime_model.safepoints import VerdictRange
@@ -60,6 +62,7 @@ class Listing:
     end: int
     ranges: tuple[VerdictRange, ...]
     lines: Callable[[], Iterator[Line]]
+    labels: tuple[str, ...] = ()  # what FuncID and FuncFlag say: "wrapper", "TOPFRAME" …
 
 
 def open_binary(path: Path, version: GoVersion | None = None) -> GoBinary:
@@ -141,30 +144,33 @@ def binary_listing(binary: GoBinary, function: GoFunc) -> Listing:
     def lines() -> Iterator[Line]:
         yield from _binary_lines(binary, function, ranges)
 
-    return Listing(function.name, function.entry, end, ranges, lines)
+    return Listing(function.name, function.entry, end, ranges, lines, function.labels)
 
 
 def _binary_lines(
     binary: GoBinary, function: GoFunc, ranges: tuple[VerdictRange, ...]
 ) -> Iterator[Line]:
-    names: dict[int, str] = {}
-    kinds = Kinds(binary, function)
-    for index, each in enumerate(ranges):
-        code = bytes(binary.code(each.start, each.end))
-        decoded = disassemble(code, each.start)
-        texts = [(i.address, i.size, _named(binary, names, i)) for i in decoded]
-        end = texts[-1][0] + texts[-1][1] if texts else each.start
-        # What Capstone does not know, or data in the text, is shown as bytes.
-        texts += [(at, 1, f".byte {code[at - each.start]:#04x}") for at in range(end, each.end)]
-        kind = kinds.of(index, ranges, [t for _, _, t in texts])
-        for address, size, text in texts:
-            data = code[address - each.start : address - each.start + size]
-            yield Line(address, data, text, each.verdict, kind, function.frames(address))
+    decoded = [_decoded(binary, each) for each in ranges]
+    texts = [[text for _, _, text in instructions] for instructions in decoded]
+    kinds = unsafe_kinds(binary, function, ranges, texts)
+    for each, instructions, kind in zip(ranges, decoded, kinds, strict=True):
+        for address, data, text in instructions:
+            yield Line(address, data, text, each.verdict, kind.value, function.frames(address))
 
 
-def _named(binary: GoBinary, names: dict[int, str], instruction: Any) -> str:
+def _decoded(binary: GoBinary, each: VerdictRange) -> list[tuple[int, bytes, str]]:
+    """(address, bytes, text) of a range's instructions."""
+    code = bytes(binary.code(each.start, each.end))
+    places = [(i.address, i.size, _named(binary, i)) for i in disassemble(code, each.start)]
+    end = places[-1][0] + places[-1][1] if places else each.start
+    # What Capstone does not know, or data in the text, is shown as bytes.
+    places += [(at, 1, f".byte {code[at - each.start]:#04x}") for at in range(end, each.end)]
+    return [(at, code[at - each.start : at - each.start + size], t) for at, size, t in places]
+
+
+def _named(binary: GoBinary, instruction: Decoded) -> str:
     """The instruction's text, with the name of the function or place that it goes to."""
-    text: str = instruction.text
+    text = instruction.text
     relative = _RIP.search(text)
     if relative is not None:
         sign = 1 if relative[1] == "+" else -1
@@ -174,48 +180,11 @@ def _named(binary: GoBinary, names: dict[int, str], instruction: Any) -> str:
     if target is None or not instruction.mnemonic.startswith(("call", "j")):
         return text
     address = int(target[0], 16)
-    if address not in names:
-        found = binary.findfunc(address)
-        offset = f"+{address - found.entry:#x}" if found and address != found.entry else ""
-        names[address] = f" <{found.name}{offset}>" if found is not None else ""
-    return text + names[address]
-
-
-class Kinds:
-    """Which part of a function an unsafe range is, told from the code around (obj6.go, ssagen)."""
-
-    def __init__(self, binary: GoBinary, function: GoFunc) -> None:
-        self._binary = binary
-        self._function = function
-
-    def of(self, index: int, ranges: tuple[VerdictRange, ...], texts: list[str]) -> str:
-        """The kind of a range, of which `texts` are the instructions; "" if nothing tells."""
-        each = ranges[index]
-        if each.verdict.reason is not Reason.UNSAFE_POINT:
-            return ""
-        if any("<runtime.morestack" in text for text in texts):
-            return "the call of morestack"
-        if any("<runtime.gcWriteBarrier" in text for text in texts):
-            return "write barrier"
-        if all(r.verdict.reason is Reason.UNSAFE_POINT for r in ranges):
-            return "nosplit function, or of a package without preemption"
-        before = self._before(ranges, index)
-        if before.startswith("cmp dword ptr [rip") and texts[0].startswith("j"):
-            return "write barrier"
-        if texts[0].startswith("cmp dword ptr [0x"):
-            return "write barrier"
-        stack_check = before.startswith(("cmp rsp, qword ptr [r", "mov r12, rsp", "cmp r12,"))
-        if stack_check or "[rcx + 0x10]" in before:
-            return "stack check of the prologue"
-        return ""
-
-    def _before(self, ranges: tuple[VerdictRange, ...], index: int) -> str:
-        """The instruction in front of a range."""
-        if index == 0:
-            return ""
-        last = ranges[index - 1]
-        decoded = disassemble(bytes(self._binary.code(last.start, last.end)), last.start)
-        return decoded[-1].text if decoded else ""
+    found = binary.findfunc(address)
+    if found is None:
+        return text
+    offset = f"+{address - found.entry:#x}" if address != found.entry else ""
+    return f"{text} <{found.name}{offset}>"
 
 
 def snippet_listings(image: Image, compiled: bool, version: GoVersion) -> Iterator[Listing]:
@@ -243,7 +212,8 @@ def snippet_listings(image: Image, compiled: bool, version: GoVersion) -> Iterat
 def text_lines(listing: Listing) -> Iterator[str]:
     """The listing as lines for show(): + for safe, ! for what is not."""
     size = listing.end - listing.start
-    yield f"# {listing.name}  {listing.start:#x}-{listing.end:#x}  {size} bytes"
+    labels = "".join(f"  {label}" for label in listing.labels)
+    yield f"# {listing.name}  {listing.start:#x}-{listing.end:#x}  {size} bytes{labels}"
     counts: Counter[Reason] = Counter()
     frames: tuple[Frame, ...] | None = None
     for line in listing.lines():
@@ -300,10 +270,14 @@ def reason_name(reason: Reason) -> str:
 
 def to_json(listing: Listing) -> dict[str, Any]:
     """A function's entry in the document of `pushcall safepoints --json`."""
+    # Only code tells kinds: what has no marks is not disassembled.
+    marked = any(each.verdict.reason is Reason.UNSAFE_POINT for each in listing.ranges)
+    kinds = {line.address: line.kind for line in listing.lines()} if marked else {}
     return {
         "name": listing.name,
         "start": f"{listing.start:#x}",
         "end": f"{listing.end:#x}",
+        "labels": list(listing.labels),
         "ranges": [
             {
                 "start": f"{each.start:#x}",
@@ -311,6 +285,7 @@ def to_json(listing: Listing) -> dict[str, Any]:
                 "safe": each.verdict.safe,
                 "reason": reason_name(each.verdict.reason),
                 "resume": each.resume,
+                "kind": kinds.get(each.start, ""),
             }
             for each in listing.ranges
         ],

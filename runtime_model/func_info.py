@@ -13,6 +13,8 @@ from runtime_model.pclntab_format import (
     NO_FUNCDATA,
     FUNCDATA_LocalsPointerMaps,
     FuncFlagAsm,
+    FuncFlagSPWrite,
+    FuncFlagTopFrame,
     PCDATA_InlTreeIndex,
 )
 from runtime_model.pcvalue import PcValues
@@ -84,6 +86,17 @@ class GoFunc:
     def flag(self) -> int:
         """FuncFlag bits; 0 before 1.17."""
         return self._fields[11]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What FuncID and FuncFlag say: "wrapper", and the flags as textflag.h has them, "ASM"."""
+        names = {
+            "wrapper": self.id == self.table.rules.FuncIDWrapper,
+            "TOPFRAME": self.flag & FuncFlagTopFrame,
+            "SPWRITE": self.flag & FuncFlagSPWrite,
+            "ASM": self.is_assembly,
+        }
+        return tuple(name for name, holds in names.items() if holds)
 
     @property
     def end(self) -> int:

@@ -13,6 +13,8 @@ from typing import Final, Literal
 
 FUNCDATA_LocalsPointerMaps: Final = 1
 PCDATA_InlTreeIndex: Final = 2
+FuncFlagTopFrame: Final = 1  # a stack ends here; since 1.17
+FuncFlagSPWrite: Final = 2  # writes an arbitrary value to SP; since 1.17
 FuncFlagAsm: Final = 4  # since 1.18
 NO_FUNCDATA: Final = 0xFFFF_FFFF  # an offset that means none, since 1.18
 
@@ -100,6 +102,12 @@ class Rules:
     def FUNCDATA_InlTree(self) -> int:
         """The number of the inlining tree: the register pointer maps went with 1.16."""
         return 4 if self.number <= (1, 15) else 3
+
+    @property
+    def FuncIDWrapper(self) -> int:
+        """The FuncID of generated code: method wrappers, hash and equality functions."""
+        minor = self.number[1]
+        return 20 if minor <= 13 else 21 if 18 <= minor <= 21 else 22 if minor <= 24 else 23
 
     @property
     def asm_flag(self) -> bool:

@@ -63,6 +63,7 @@ class _Rules:
 
     def __init__(self, version: GoVersion) -> None:
         self._version = version
+        self._verdicts = {each: Verdict(each in SAFE_REASONS, each) for each in Reason}
         self._known: dict[tuple[int, bool, bool], Verdict] = {}
 
     def ranges(
@@ -93,7 +94,7 @@ class _Rules:
         known = self._known.get((value, has_maps, never))
         if known is None:
             reason = static_reason(value, has_maps, lambda: never, self._version)
-            known = Verdict(reason in SAFE_REASONS, reason)
+            known = self._verdicts[reason]
             self._known[value, has_maps, never] = known
         return known
 

@@ -11,7 +11,15 @@ from click.testing import CliRunner
 from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
 from pushcall.binary_cli import safepoints
-from pushcall.safepoints import binary_listing, open_binary, package_of, select, text_lines
+from pushcall.safepoints import (
+    binary_listing,
+    open_binary,
+    package_of,
+    select,
+    text_lines,
+    to_json,
+)
+from pushcall.unsafe_kinds import UnsafeKind
 from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary
 
@@ -183,3 +191,58 @@ def test_snippets_have_the_same_view(tmp_path: Path, as_assembly: bool) -> None:
     text = CliRunner().invoke(safepoints, options[:1], standalone_mode=False).output
     assert "DECQ CX" in text
     assert "snippet.s:5" in text
+
+
+def marked(name: str, text: str, *runs: tuple[int, int], flag: int = 0) -> Function:
+    code = assemble(text)
+    return Function(name, code, tables={0: [*runs, (len(code), -3 - runs[-1][1])]}, flag=flag)
+
+
+CHECKED = "cmp rsp, qword ptr [r14 + 16]; jbe 0x401000; push rbp; mov rbp, rsp; "
+BODY = "add rax, 1; add rax, 2; add rax, 3; add rax, 4; add rax, 5; add rax, 6; add rax, 7;"
+
+
+@pytest.mark.parametrize(
+    ("functions", "kind"),
+    [
+        # -+ makes all of a function unsafe behind its prologue; nosplit ones check no stack.
+        ([marked("a.f", CHECKED + BODY + "ret", (4, -1), (6, -2), (10, -1))], UnsafeKind.RUNTIME),
+        (
+            [
+                marked("a.f", "push rbp; " + BODY + "ret", (1, -1)),
+                marked("a.g", CHECKED + BODY + "ret", (4, -1), (6, -2)),
+            ],
+            UnsafeKind.NOSPLIT,
+        ),
+        (
+            [
+                marked("a.f", "push rbp; " + BODY + "ret", (1, -1)),
+                marked("a.g", CHECKED + BODY + "ret", (4, -1), (6, -2), (10, -1)),
+            ],
+            UnsafeKind.RUNTIME,
+        ),
+        ([marked("a.f", "push rbp; " + BODY + "ret", (1, -1))], UnsafeKind.NOSPLIT_OR_RUNTIME),
+        # A load of TLS in two instructions: the second must follow the first.
+        (
+            [marked("a.f", BODY + "mov rcx, -8; mov rcx, fs:[rcx]; ret", (35, -1), (39, -2))],
+            UnsafeKind.TLS,
+        ),
+    ],
+)
+def test_unsafe_points_are_told_apart(
+    functions: list[Function], kind: UnsafeKind, tmp_path: Path
+) -> None:
+    file = tmp_path / "kinds"
+    file.write_bytes(bytes(GoBinaryWriter((1, 24), functions)))
+    with GoBinary(file) as binary:
+        lines = list(binary_listing(binary, binary.names["a.f"]).lines())
+    found = {line.kind for line in lines if not line.verdict.safe}
+    assert found - {UnsafeKind.STACK_CHECK.value} == {kind.value}
+
+
+def test_labels_are_those_of_funcid_and_flags(path: Path) -> None:
+    with GoBinary(path) as binary:
+        entry = to_json(binary_listing(binary, binary.names["runtime.morestack_noctxt"]))
+        assert entry["labels"] == ["ASM"]
+        kinds = [r["kind"] for r in to_json(binary_listing(binary, next(iter(binary))))["ranges"]]
+    assert kinds == ["", "stack check of the prologue", "", "write barrier", ""]
