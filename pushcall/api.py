@@ -41,6 +41,7 @@ class ProgramOptions(TypedDict, total=False):
     entry: str  # function that goroutines start in
     trampoline: str | Path  # path or text with an asyncPreempt of one's own
     trampoline_syntax: str  # "go", "intel", "att"
+    cpu: str  # asyncPreempt of GOEXPERIMENT=simd on "sse", "avx", "avx2" or "avx512"
     defines: Mapping[str, str | int]  # macros
     syntax: str  # of the source: "go", "intel", "att"
     as_assembly: bool  # Go's rule: assembly functions are never preempted
@@ -74,6 +75,7 @@ def program(
         policy=policy or Policy(),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
         trampoline_syntax=given.get("trampoline_syntax", "go"),
+        cpu=given.get("cpu"),
     )
     return from_source(_source(source, folder), options)
 

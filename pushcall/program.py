@@ -1,7 +1,7 @@
 """What to run, from files and options: content is told apart, header comments give defaults.
 
 A snippet may begin with comments of the form `// pushcall: key=value …`; options of the command
-line go before them. Keys: entry, goroutines, procs, go, budget, expect (as in `--expect`).
+line go before them. Keys: entry, goroutines, procs, go, budget, cpu, expect (as in `--expect`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pushcall.usage import UsageError
 from runtime_model.boot import Config
 from runtime_model.layout import parse_version
 from runtime_model.policy import Policy, forcePreemptNS
-from runtime_model.trampoline import Trampoline
+from runtime_model.trampoline import Trampoline, simd_source
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "expect")
+HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "cpu", "expect")
 _NUMBERS: Final = ("goroutines", "procs", "budget")
 MAX_SOURCE: Final = 16 << 20  # bytes of an assembly file
 _HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
@@ -84,6 +84,7 @@ class Options:
     syntax: str = "go"
     trampoline: Source | None = None
     trampoline_syntax: str = "go"
+    cpu: str | None = None  # of runtime_model.trampoline.CPUS
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
 
 
@@ -136,14 +137,28 @@ def from_source(source: Source, options: Options) -> Program:
         goos=options.goos,
         syntax=options.syntax,
         include_dirs=options.include_dirs,
-        trampoline=Trampoline(options.trampoline, options.trampoline_syntax)
-        if options.trampoline is not None
-        else None,
+        trampoline=_trampoline(options, header, config.version),
     )
     macros = dict(_MACRO.findall(source.text)) | defines
     verdict, registers = _split(header.get("expect", []))
     texts = options.expect or registers
     return Program(config, tuple(_expectation(text, macros) for text in texts), verdict)
+
+
+def _trampoline(
+    options: Options, header: dict[str, list[str]], version: GoVersion
+) -> Trampoline | None:
+    if options.trampoline is not None:
+        if options.cpu is not None:
+            raise UsageError("--cpu chooses Pushcall's own asyncPreempt, --trampoline another one")
+        return Trampoline(options.trampoline, options.trampoline_syntax)
+    cpu = options.cpu or header.get("cpu", (None,))[-1]
+    if cpu is None:
+        return None
+    try:
+        return Trampoline(simd_source(version, cpu))
+    except ValueError as error:
+        raise UsageError(f"cpu {cpu}: {error}") from None
 
 
 def _header(source: Source) -> dict[str, list[str]]:

@@ -65,6 +65,12 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Of the trampoline: Go assembly (the default), Intel or AT&T.",
             ),
             click.option(
+                "--cpu",
+                type=click.Choice(("sse", "avx", "avx2", "avx512")),
+                help="Pushcall's asyncPreempt as GOEXPERIMENT=simd makes it, on such a processor "
+                "(Go 1.26 on).",
+            ),
+            click.option(
                 "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -111,7 +117,7 @@ def options(given: dict[str, Any], **more: Any) -> Any:
 
     names = (
         "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
-        "trampoline_syntax",
+        "trampoline_syntax", "cpu",
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from emulator import extended
 from emulator.registers import GENERAL, XMM
 from pushcall.crash import place
 from pushcall.run import event_json
@@ -127,6 +128,7 @@ def _registers(run: RecordedRun, step: int) -> list[str]:
     cells = [f"{name:<6} {registers[name]:016x}" for name in _NUMBERS]
     rows = ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     rows += [f"{name:<6} {registers[name]:032x}" for name in XMM if registers[name]]
+    rows += [f"{name:<6} {registers[name]:x}" for name in extended.shown(registers.extended)]
     return [f"{'':>9}│   {row}" for row in rows]
 
 

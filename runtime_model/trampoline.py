@@ -30,6 +30,13 @@ TEXT: Final = 0x45_0000
 DATA: Final = 0x47_0000
 NAME: Final = "runtime.asyncPreempt"
 CALLEE: Final = "runtime.asyncPreempt2"
+# What internal/cpu.X86 says of processors: the fields that mkpreempt.go's code asks for.
+CPUS: Final = {
+    "sse": (),
+    "avx": ("AVX",),
+    "avx2": ("AVX", "AVX2"),
+    "avx512": ("AVX", "AVX2", "AVX512"),
+}
 _SPELLINGS: Final = ("asyncPreempt", "main.asyncPreempt")  # where no package is known
 
 
@@ -55,6 +62,20 @@ def own_source(version: GoVersion) -> Source:
     """Pushcall's asyncPreempt for a version (asm/mkpreempt.py)."""
     name = f"preempt_{'xregs' if version.extended_registers else 'stack'}_amd64.s"
     return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+
+
+def simd_source(version: GoVersion, cpu: str) -> Source:
+    """The same as GOEXPERIMENT=simd compiles it, on one of CPUS. Raises ValueError."""
+    if not version.extended_registers:
+        raise ValueError(f"Go {version} has no GOEXPERIMENT=simd: 1.26 on")
+    if cpu not in CPUS:
+        raise ValueError(f"no processor {cpu}; there are: {', '.join(CPUS)}")
+    own = own_source(version)
+    data = "".join(
+        f"DATA internal∕cpu·X86+const_offsetX86Has{feature}(SB)/1, $1\n" for feature in CPUS[cpu]
+    )
+    data += "GLOBL internal∕cpu·X86(SB), NOPTR|RODATA, $256\n"
+    return Source(own.name, f"#define GOEXPERIMENT_simd\n{own.text}\n{data}")
 
 
 def assemble_trampoline(

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, steps, timers
+from tests.bench import assembler, fenced, steps, timers
 from tests.bench.measure import table, write
 
 # Each has groups(scale), a list of what it compares.
-SUBJECTS = {"timers": timers, "steps": steps, "assembler": assembler}
+SUBJECTS = {"timers": timers, "steps": steps, "assembler": assembler, "fenced": fenced}
 
 
 def main() -> None:

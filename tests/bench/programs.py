@@ -43,11 +43,26 @@ LOOPS: Final = {
             syscall
     """,
 }
+# Loops of five instructions on what emulator.fence lets through, watches or does itself. RBX points
+# to the stack; RCX is the number of rounds.
+FENCED: Final = {
+    "LOCK XADD": "mov eax, [rbx]; lock xadd [rbx], edx; lea rsi, [rdx]",
+    "LOCK CMPXCHG": "mov eax, [rbx]; lock cmpxchg [rbx], edx; lea rsi, [rdx]",
+    "LOCK CMPXCHG, RAX with an upper half":
+        "bts rax, 40; lock cmpxchg [rbx + 8], ebp; lea rsi, [rdx]",
+    "ADDPS, aligned": "mov eax, [rbx]; addps xmm0, [rbx]; lea rsi, [rdx]",
+    "VMOVDQU YMM": "mov eax, [rbx]; .byte 0xc5, 0xfe, 0x6f, 0x0b; lea rsi, [rdx]",
+}  # fmt: skip
+FENCED_ROUND: Final = 5
+LOOPS_OF_FENCED: Final = {
+    name: f"again: {body}; dec rcx; jnz again; syscall" for name, body in FENCED.items()
+}
 
 
 def code(loop: str) -> bytes:
     """The machine code of a loop."""
-    return bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm(LOOPS[loop], CODE)[0])
+    text = (LOOPS | LOOPS_OF_FENCED)[loop]
+    return bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm(text, CODE)[0])
 
 
 def processor(loop: str, counting: str | None = None) -> UnicornCpu:
@@ -59,5 +74,6 @@ def processor(loop: str, counting: str | None = None) -> UnicornCpu:
     cpu = UnicornCpu(memory, counting=counting)
     registers = Registers()
     registers["RIP"], registers["RSP"], registers["RCX"] = CODE, RSP, 1 << 40
+    registers["RBX"] = RSP
     cpu.load(registers)
     return cpu

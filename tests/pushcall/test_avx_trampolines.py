@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,8 +21,9 @@ from asm.mkpreempt import (
     stack_text,
     trampoline,
 )
-from pushcall.api import check, run
+from pushcall.api import check, program, run
 from pushcall.run import to_json
+from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
     from pushcall.verdict import CheckResult
@@ -194,3 +196,38 @@ def test_final_registers_and_losses_show_what_avx_holds() -> None:
     assert registers["K7"] == "0x123456789abcdef"
     assert registers["ZMM31"] == registers["ZMM0"]
     assert registers["ZMM0"].endswith(registers["XMM0"][2:])
+
+
+# GOEXPERIMENT=simd: asyncPreempt asks internal/cpu.X86 (mkpreempt.go, 1.26 on).
+@pytest.mark.parametrize("go", ["1.26", "1.27"])
+@pytest.mark.parametrize(("family", "cpu"), [("avx2", "avx2"), ("avx2", "avx512"), ("avx512",) * 2])
+def test_simd_preserves_what_the_processor_has(family: str, cpu: str, go: str) -> None:
+    result = check(SHORT[family], cpu=cpu, go=go)
+    assert result.ok, list(map(str, result.losses))
+    assert result.points == result.boundaries
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "issues"
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu"), [("81209_ymm_without_avx2.s", "avx2"), ("49233_mask_registers.s", "avx512")]
+)
+def test_examples_of_issues_are_lost_as_they_say_and_preserved_by_the_fix(
+    name: str, cpu: str
+) -> None:
+    expected = program(name, EXAMPLES).verdict
+    assert expected is not None
+    result = check(name, EXAMPLES)
+    assert expected.lost
+    assert frozenset(blamed(result)) == expected.registers
+    assert check(name, EXAMPLES, cpu=cpu).ok
+
+
+def test_a_cpu_that_nobody_knows_or_no_version_has_is_bad_input() -> None:
+    with pytest.raises(UsageError, match=r"Go 1\.22 has no GOEXPERIMENT=simd"):
+        check(SHORT["avx2"], cpu="avx2", go="1.22")
+    with pytest.raises(UsageError, match="there are: sse, avx, avx2, avx512"):
+        check(SHORT["avx2"], cpu="z80", go="1.27")
+    with pytest.raises(UsageError, match="--trampoline another one"):
+        check(SHORT["avx2"], cpu="avx2", go="1.27", trampoline=stack_text())

@@ -259,7 +259,7 @@ def test_a_trampoline_without_asyncpreempt_is_refused(run: Any, snippet: Any) ->
         ("XORL CX, CX\nDIVQ CX\nRET", "NOSPLIT, $0-0", "SIGFPE: divide error", "DIVQ CX"),
         ("UD2\nRET", "NOSPLIT, $0-0", "SIGILL: invalid instruction", "UD2"),
         ("CLI\nRET", "NOSPLIT, $0-0", "SIGSEGV: privileged instruction", "CLI"),
-        ("VPXOR X1, X2, X3\nRET", "NOSPLIT, $0-0", "cannot execute exactly (vpxor", "VPXOR"),
+        ("VADDPS X1, X2, X3\nRET", "NOSPLIT, $0-0", "cannot execute exactly (vaddps", "VADDPS"),
         ("CALL main·main(SB)\nRET", "NOSPLIT, $0-0", "stack overflow", "CALL main·main(SB)"),
         (
             "CALL main·main(SB)\nRET",
