@@ -153,8 +153,8 @@ def _trampoline(
             raise UsageError("--cpu chooses Pushcall's own asyncPreempt, --trampoline another one")
         return Trampoline(options.trampoline, options.trampoline_syntax)
     cpu = options.cpu or header.get("cpu", (None,))[-1]
-    if cpu is None:
-        return None
+    if cpu is None or (options.cpu is None and not version.extended_registers):
+        return None  # a version without GOEXPERIMENT=simd saves the same on each processor
     try:
         return Trampoline(simd_source(version, cpu))
     except ValueError as error:
