@@ -48,6 +48,7 @@ _BLOCK: Final = struct.Struct("<20Q")  # the start of Registers.block
 _BLOCK_REGS: Final = (*GENERAL, "RIP", "RFLAGS", "FS_BASE", "GS_BASE")
 _TO_BLOCK: Final = tuple(_USER_REGS.index(name) for name in _BLOCK_REGS)
 _REGS: Final = struct.Struct("<27Q")
+_RIP_AT: Final = 8 * _USER_REGS.index("RIP")
 _FIXED: Final = {"orig_rax": 2**64 - 1, "cs": 0x33, "ss": 0x2B}  # -1: not in a system call
 _FROM_BLOCK: Final = tuple(
     _BLOCK_REGS.index(name) if name in _BLOCK_REGS else -1 for name in _USER_REGS
@@ -192,6 +193,11 @@ class NativeCpu:
         _BLOCK.pack_into(registers.block, 0, *[values[i] for i in _TO_BLOCK])
         fxsave.load_sse(registers, self._fpregs)
         fxsave.load_x87(registers, self._fpregs)
+
+    def jump(self, rip: int) -> None:
+        """Sets RIP; all other registers are those that `save` has just stored."""
+        struct.pack_into("<Q", self._regs, _RIP_AT, rip)
+        self._ptrace(_SETREGS, self._regs_at)
 
     def _save_extended(self, registers: Registers) -> None:
         self._ptrace(_GETREGSET, ctypes.addressof(self._vector), _NT_X86_XSTATE)

@@ -20,7 +20,7 @@ from emulator.fault import FaultKind
 from emulator.hooks import host_address
 from emulator.memory import Memory, Prot
 from emulator.native_cpu import NativeCpu
-from emulator.registers import ARITHMETIC_FLAGS, GENERAL, ST, XMM, Flags, Registers
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, SIZE, ST, XMM, Flags, Registers
 from emulator.unicorn_cpu import UnicornCpu
 
 CODE = 0x10_0000_0000
@@ -29,6 +29,10 @@ POINTER = DATA + 0x200  # RBX
 STACK = DATA + 0x800  # RSP
 USED = 0x1000
 SEQUENCE = 8  # instructions
+# Each lies in a slot of its own, which nothing leaves: an engine translates no further.
+SLOT = 32
+UD2 = b"\x0f\x0b"
+_BLANK = bytes(SIZE)
 
 SIGNALS = {
     FaultKind.DIVIDE: 8, FaultKind.EXCEPTION: 8, FaultKind.INVALID: 4, FaultKind.READ: 11,
@@ -47,6 +51,11 @@ FSW_CODES = 0x4500  # C3, C2, C0: undefined behind all that does not compare (SD
 COMPARING = re.compile(r"fu?com|ftst|fxam|fnst|fld[a-z]|fn|ff|fxch")
 # SSE arithmetic: which of two NaNs comes out is not modelled (emulator.fence).
 NAN_OPCODES = frozenset({0x51, 0x58, 0x59, 0x5A, 0x5C, 0x5E, 0x7C, 0x7D, 0xD0})
+
+
+def slot(code: bytes) -> bytes:
+    """An instruction and what fills its slot."""
+    return (code + UD2 * SLOT)[:SLOT]
 
 
 def forgive_nans(instruction: Instruction, mine: Registers, theirs: Registers) -> None:
@@ -234,36 +243,32 @@ class Differential:
         listed: list[Instruction] = []
         while len(listed) < SEQUENCE:
             listed += self.draw()
-        code = b"".join(instruction.code for instruction in listed)
-        starts = {}
-        address = CODE
-        for instruction in listed:
-            starts[address] = instruction
-            address += len(instruction.code)
+        code = b"".join(slot(instruction.code) for instruction in listed)
         content = self.rng.choice(self.contents)
         for memory in self.memories:
-            memory.write(CODE, code.ljust(0x400, b"\x90"))
+            memory.write(CODE, code)
             memory.write(DATA, bytes(USED))
             memory.write(DATA + 0x180, content)
-        self.engine.flush_code(CODE, 0x400)
+        self.engine.flush_code(CODE, len(code))
         before = self.mixed()
         self.engine.load(before)
         self.native.load(before)
-        while before["RIP"] < address and len(self.differences) < 50:
-            before = self.step(starts.get(before["RIP"]), before, starts)
+        for number, instruction in enumerate(listed):
+            start = CODE + SLOT * number
+            while before["RIP"] == start:  # again for each iteration of a string instruction
+                before = self.step(instruction, before)
 
-    def step(
-        self, instruction: Instruction | None, before: Registers, starts: dict[int, Instruction]
-    ) -> Registers:
-        """Steps both and compares; returns the state that both go on from."""
+    def step(self, instruction: Instruction, before: Registers) -> Registers:
+        """Steps both and compares; returns the state that both go on from, at the next slot."""
+        start = before["RIP"]
         stop = self.engine.run(1, armed=False)
-        after = Registers()
+        after = Registers(_BLANK)
         self.engine.save(after)
         if stop.fault is not None and stop.fault.kind is FaultKind.REFUSED:
             self.refused[stop.fault.detail.split()[0]] += 1
-            return self.skip(before, starts)
+            return self.skip(before)
         signal = self.native.step()
-        theirs = Registers()
+        theirs = Registers(_BLANK)
         self.native.save(theirs)
         self.steps += 1
         mine = (
@@ -280,30 +285,24 @@ class Differential:
             address = self.native.fault_address()
             if stop.fault.address != address:
                 what = f"engine {stop}, processor's fault at {address:#x}"
-        if instruction is not None:
-            undefined = undefined_flags(instruction, before["RCX"] & 0xFF)
-            if undefined:
-                kept = theirs["RFLAGS"] & undefined
-                after["RFLAGS"] = after["RFLAGS"] & ~undefined | kept
+        undefined = undefined_flags(instruction, before["RCX"] & 0xFF)
+        if undefined:
+            kept = theirs["RFLAGS"] & undefined
+            after["RFLAGS"] = after["RFLAGS"] & ~undefined | kept
         theirs["RFLAGS"] &= ~RF
-        if theirs["RIP"] == before["RIP"] and (
-            instruction is None or instruction.form.kind == "string"
-        ):
+        iterates = theirs["RIP"] == start and not signal
+        if iterates and instruction.form.kind == "string":
             # Between iterations of REPE CMPS the processor shows the flags from before the first.
             theirs["RFLAGS"] = after["RFLAGS"]
         after["MXCSR"] = after["MXCSR"] & ~MXCSR_FLAGS | theirs["MXCSR"] & MXCSR_FLAGS
-        if (
-            instruction is not None
-            and instruction.form.kind == "scan"
-            and theirs["RFLAGS"] & Flags.ZF
-        ):
+        if instruction.form.kind == "scan" and theirs["RFLAGS"] & Flags.ZF:
             after.block[:128] = theirs.block[:128]  # of zero: the destination is undefined
         ignore = FSW_FLAGS
-        if instruction is not None and instruction.form.size == "f":
+        if instruction.form.size == "f":
             decoded = disassemble(instruction.code, 0, 1)
             ignore |= 0 if decoded and COMPARING.match(decoded[0].mnemonic) else FSW_CODES
         after["FSW"] = after["FSW"] & ~ignore | theirs["FSW"] & ignore
-        if instruction is not None and after.block != theirs.block:
+        if after.block != theirs.block:
             forgive_nans(instruction, after, theirs)
         different = after != theirs
         memory = self._memcmp(*self._places, USED) != 0
@@ -318,13 +317,16 @@ class Differential:
                 self.differences.append(Difference(code, text, what, before, after, theirs.copy()))
             self.data[0][:] = self.data[1]
         if signal or mine:
-            return self.skip(theirs, starts)
+            return self.skip(theirs)
+        if not iterates:
+            theirs["RIP"] = start + SLOT
+            self.native.jump(start + SLOT)
         self.engine.load(theirs)
         return theirs
 
-    def skip(self, state: Registers, starts: dict[int, Instruction]) -> Registers:
+    def skip(self, state: Registers) -> Registers:
         """Goes on behind the instruction at RIP."""
-        state["RIP"] += len(starts[state["RIP"]].code)
+        state["RIP"] += SLOT
         self.engine.load(state)
         self.native.load(state)
         return state
