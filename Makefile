@@ -30,9 +30,10 @@ conformance: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
-# The trampolines of the asyncPreempt families, from their layouts.
+# The trampolines of the asyncPreempt families, from their layouts; the hooks' machine code.
 generate: $(STAMP)
 	$(BIN)/python -m asm.mkpreempt
+	$(BIN)/python -m pushcall.mkhooks
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
