@@ -15,7 +15,8 @@ Intel and AT&T text is read by x86_text and x86_translate in place of the first 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from asm import branch, frame
 from asm.headers import experiments, headers
@@ -28,7 +29,7 @@ from asm.translate import Translator
 from asm.x86_text import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from asm.image import Image
@@ -37,7 +38,27 @@ if TYPE_CHECKING:
 GO_ASM_H = "go_asm.h"
 OLDEST_GO = (1, 13)
 
-__all__ = ["AsmError", "Diagnostic", "Source", "Target", "assemble"]
+
+class GoAsmH(NamedTuple):
+    """A go_asm.h for files that have none beside them; `read` is called when one includes it.
+
+    `made_from` says where it comes from: "the table of Go 1.22".
+    """
+
+    made_from: str
+    read: Callable[[], str]
+
+    @property
+    def name(self) -> str:
+        """What it is called among the sources of an image."""
+        return f"{GO_ASM_H} ({self.made_from})"
+
+    def source(self) -> Source:
+        """Its text."""
+        return Source(self.name, self.read())
+
+
+__all__ = ["AsmError", "Diagnostic", "GoAsmH", "Source", "Target", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +70,9 @@ class Target:
         package: the package of names that begin with a dot (U+00B7 in the text).
         defines: macros, as by -D NAME=VALUE.
         include_dirs: where #include looks beyond the file's own directory.
-        headers: files for #include by name, such as a go_asm.h made from struct layouts; they
-            come before those that the assembler has itself.
+        headers: texts for #include by name; they come before files. The assembler's own come
+            after them.
+        go_asm_h: what go_asm.h is where no file is.
         goos: the operating system, for #ifdef GOOS_… and the place of g.
         syntax: "go", "intel" or "att"; the others know neither macros nor frames.
     """
@@ -60,6 +82,7 @@ class Target:
     defines: Mapping[str, str] = field(default_factory=dict)
     include_dirs: tuple[Path, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    go_asm_h: GoAsmH | None = None
     goos: str = "linux"
     syntax: str = "go"
 
@@ -79,6 +102,7 @@ def assemble(
     text_address: int,
     data_address: int,
     externs: Mapping[str, int] | None = None,
+    undefined: bool = False,
 ) -> Image:
     """Assembles and links the sources into one image.
 
@@ -88,13 +112,22 @@ def assemble(
         text_address: where the first function goes; functions are aligned to 16.
         data_address: where data goes, each segment on pages of its own.
         externs: addresses of symbols that are defined elsewhere, by linker name.
+        undefined: leaves a symbol that nothing defines to the image's relocations; else it is
+            an error. A static one always is.
 
     Raises:
         AsmError: the sources are wrong; it lists every error found.
     """
     diagnostics = Diagnostics()
+    linker = Linker(diagnostics, externs or {}, undefined=undefined)
     try:
-        image = _assemble(sources, target, diagnostics, text_address, data_address, externs or {})
+        if target.syntax == "go":
+            read = _read_go(sources, target, diagnostics, linker)
+        else:
+            read = _read_x86(sources, target, diagnostics, linker)
+        # With an error in a statement addresses mean nothing, but names still do.
+        linker.place(text_address, data_address)
+        image = linker.image(read)
         diagnostics.raise_if_any()
     except TooManyFaults:
         diagnostics.raise_if_any()
@@ -102,16 +135,10 @@ def assemble(
     return image
 
 
-def _assemble(
-    sources: Sequence[Source],
-    target: Target,
-    diagnostics: Diagnostics,
-    text_address: int,
-    data_address: int,
-    externs: Mapping[str, int],
-) -> Image:
-    if target.syntax != "go":
-        return _assemble_x86(sources, target, diagnostics, text_address, data_address, externs)
+def _read_go(
+    sources: Sequence[Source], target: Target, diagnostics: Diagnostics, linker: Linker
+) -> list[Source]:
+    """Gives the linker what the sources define; returns them and what they include."""
     read: list[Source] = []
     units: list[Unit] = []
     try:
@@ -120,18 +147,21 @@ def _assemble(
         diagnostics.add(fault)
         diagnostics.raise_if_any()
         raise
-    known_headers = headers(target.go) | dict(target.headers)
+    own: dict[str, Callable[[], Source]] = {
+        name: partial(Source, name, text) for name, text in headers(target.go).items()
+    }
+    if target.go_asm_h is not None:
+        own[GO_ASM_H] = target.go_asm_h.source
     for source in sources:
-        preprocessor = Preprocessor(diagnostics, macros, known_headers, target.include_dirs)
+        preprocessor = Preprocessor(diagnostics, macros, target.headers, target.include_dirs, own)
         parser = Parser(
             diagnostics,
-            target.package,
+            path_to_prefix(target.package),
             preprocessor.defined,
-            lambda p=preprocessor: _table(target, p),  # type: ignore[misc]
+            lambda p=preprocessor: _made_from(target, p),  # type: ignore[misc]
         )
         units.append(parser.parse(preprocessor.statements(source)))
         read += preprocessor.sources
-    linker = Linker(diagnostics, externs)
     translator = Translator(target.go, target.goos, linker.constant)
     for file, unit in enumerate(units):
         for globl in unit.globls:
@@ -144,27 +174,33 @@ def _assemble(
             framed = frame.build(text, target.go, diagnostics)
             body = lay_out(framed.progs, translator, diagnostics)
             linker.add_function(text, file, framed.flags, body)
-    # With an error in a statement addresses mean nothing, but names still do.
-    linker.place(text_address, data_address)
-    return linker.image(read)
+    return read
 
 
-def _table(target: Target, preprocessor: Preprocessor) -> str:
-    """What a go_asm.h of the target was made from, if the file includes it."""
-    included = any(source.name == GO_ASM_H for source in preprocessor.sources)
-    return "Go {}.{}".format(*target.go) if included and GO_ASM_H in target.headers else ""
+def _made_from(target: Target, preprocessor: Preprocessor) -> str:
+    """What the target's go_asm.h was made from, if the file includes it."""
+    header = target.go_asm_h
+    if header is None:
+        return ""
+    name = GO_ASM_H if GO_ASM_H in target.headers else header.name
+    return header.made_from if any(s.name == name for s in preprocessor.sources) else ""
 
 
-def _assemble_x86(
-    sources: Sequence[Source],
-    target: Target,
-    diagnostics: Diagnostics,
-    text_address: int,
-    data_address: int,
-    externs: Mapping[str, int],
-) -> Image:
-    """Intel and AT&T text: no preprocessor, no frames."""
-    linker = Linker(diagnostics, externs)
+def path_to_prefix(path: str) -> str:
+    """A package's path in linker names (cmd/internal/objabi/path.go: PathToPrefix)."""
+    data = path.encode()
+    last = data.rfind(b"/")
+
+    def escaped(at: int, byte: int) -> bool:
+        return byte <= 0x20 or byte >= 0x7F or byte in b'%"' or (byte == 0x2E and at > last)
+
+    return "".join(f"%{b:02x}" if escaped(at, b) else chr(b) for at, b in enumerate(data))
+
+
+def _read_x86(
+    sources: Sequence[Source], target: Target, diagnostics: Diagnostics, linker: Linker
+) -> list[Source]:
+    """The same of Intel and AT&T text: no preprocessor, no frames."""
     for file, source in enumerate(sources):
         reader = Reader(source, target.syntax, diagnostics)
         unit = reader.read()
@@ -174,5 +210,4 @@ def _assemble_x86(
             linker.add_function(text, file, text.flags, body)
         for data in unit.data:
             linker.add_data(data, file)
-    linker.place(text_address, data_address)
-    return linker.image([*sources])
+    return [*sources]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass, field
-from enum import Flag
+from enum import Enum, Flag
 
 
 class TextFlag(Flag):
@@ -110,6 +110,8 @@ class Function:
     position: Position
     pcdata: dict[int, PcTable] = field(default_factory=dict)  # by table number
     spdelta: PcTable = PcTable()  # bytes that SP lies below its value at entry
+    static: bool = False  # name<>: known in its file only
+    alignment: int = 16  # of its address
 
     @property
     def size(self) -> int:
@@ -131,6 +133,39 @@ class Function:
         return None
 
 
+class RelocationType(Enum):
+    """How a field follows from its symbol (System V ABI, AMD64 supplement, 4.4.1)."""
+
+    R_X86_64_64 = 1  # S + A, 8 bytes
+    R_X86_64_PC32 = 2  # S + A - P, 4 bytes
+    R_X86_64_PLT32 = 4  # the same, of a call or jump
+
+    @property
+    def size(self) -> int:
+        """Bytes of the field."""
+        return 8 if self is RelocationType.R_X86_64_64 else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """A field of code or data that holds where a symbol is.
+
+    `target` is the symbol's address, None where nothing defines it: the field is then zero.
+    """
+
+    address: int
+    type: RelocationType
+    symbol: str
+    addend: int
+    target: int | None
+
+    def __str__(self) -> str:
+        """As `objdump -r` shows it."""
+        sign = "-" if self.addend < 0 else "+"
+        addend = f"{sign}{abs(self.addend):#x}" if self.addend else ""
+        return f"{self.type.name} {self.symbol}{addend}"
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Bytes to load at an address, with the protection they need."""
@@ -150,16 +185,31 @@ class Symbol:
     address: int
     size: int
     flags: TextFlag
+    static: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Assembled and linked code, ready to be loaded."""
+    """Assembled and linked code, ready to be loaded unless something is undefined."""
 
     functions: tuple[Function, ...]  # by rising address
     data: tuple[Symbol, ...]
     segments: tuple[Segment, ...]
     lines: dict[str, tuple[str, ...]] = field(default_factory=dict)  # source text by file name
+    relocations: tuple[Relocation, ...] = ()  # by rising address
+
+    @property
+    def undefined(self) -> tuple[Relocation, ...]:
+        """The fields whose symbols neither the image nor what it was linked against defines."""
+        return tuple(r for r in self.relocations if r.target is None)
+
+    def content(self, symbol: Symbol) -> bytes:
+        """The bytes of a data symbol; none where no segment holds it."""
+        for segment in self.segments:
+            at = symbol.address - segment.address
+            if 0 <= at < len(segment.data):
+                return segment.data[at : at + symbol.size]
+        return b""
 
     def findfunc(self, pc: int) -> Function | None:
         """The function whose code holds pc, if one does."""

@@ -70,6 +70,7 @@ class Relocation(NamedTuple):
     offset: int
     end: int
     reference: Reference
+    branch: bool  # of a call or jump
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -106,7 +107,12 @@ def lay_out(progs: Sequence[Prog], translator: Translates, diagnostics: Diagnost
             piece.data = nop_padding(piece.size)
         if piece.reference is not None:
             body.relocations.append(
-                Relocation(piece.offset + piece.field, piece.offset + piece.size, piece.reference)
+                Relocation(
+                    piece.offset + piece.field,
+                    piece.offset + piece.size,
+                    piece.reference,
+                    isinstance(piece.item, Branch),
+                )
             )
         out += piece.data
     body.data = bytes(out)

@@ -6,7 +6,16 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from asm.image import Function, Image, Instruction, Segment, Symbol, TextFlag
+from asm.image import (
+    Function,
+    Image,
+    Instruction,
+    Relocation,
+    RelocationType,
+    Segment,
+    Symbol,
+    TextFlag,
+)
 from asm.layout import shifted
 from asm.operand import Kind, Name
 from asm.source import Diagnostics, Fault, near_miss
@@ -61,9 +70,14 @@ class _Code:
 class Linker:
     """Collects what the files define and makes the image."""
 
-    def __init__(self, diagnostics: Diagnostics, externs: Mapping[str, int]) -> None:
+    def __init__(
+        self, diagnostics: Diagnostics, externs: Mapping[str, int], *, undefined: bool = False
+    ) -> None:
+        """`undefined`: a symbol that nothing defines is left to the image's relocations."""
         self._diagnostics = diagnostics
         self._externs = externs
+        self._undefined = undefined
+        self._relocations: list[Relocation] = []
         self._codes: list[_Code] = []
         self._data: dict[tuple[str, int], _Datum] = {}
         # A static symbol is known by its file, another by -1.
@@ -150,14 +164,14 @@ class Linker:
                         self._diagnostics.add(fault)
                         self._diagnostics.raise_if_any()
 
-    def _resolve(self, name: str, file: int, operand: Operand, *, static: bool) -> int:
+    def _resolve(self, name: str, file: int, operand: Operand, *, static: bool) -> int | None:
         if static:
             address = self._addresses.get((name, file))
         else:
             address = self._by_abi.get((name, operand.abi), self._addresses.get((name, -1)))
             if address is None:
                 address = self._externs.get(name)
-        if address is None:
+        if address is None and not (self._undefined and not static):
             known = [n for n, f in self._addresses if f in {-1, file}]
             note = near_miss(name, (*known, *self._externs))
             if (name, file) in self._addresses:
@@ -166,7 +180,6 @@ class Linker:
                 note = f"{name} is not static: write {name}(SB)"
             shown = f"{name}<>" if static else name
             self._diagnostics.add(Fault(operand.span, f"undefined symbol {shown}", note))
-            return 0
         return address
 
     # The image
@@ -176,11 +189,12 @@ class Linker:
         functions = tuple(self._function(code) for code in self._codes)
         segments = [*self._text(functions), *self._data_segments()]
         symbols = tuple(
-            Symbol(d.name, d.address, d.size, d.flags)
+            Symbol(d.name, d.address, d.size, d.flags, d.static)
             for d in sorted(self._data.values(), key=lambda d: d.address)
         )
         lines = {s.name: tuple(s.text.split("\n")) for s in sources}
-        return Image(functions, symbols, tuple(segments), lines)
+        relocations = tuple(sorted(self._relocations, key=lambda r: r.address))
+        return Image(functions, symbols, tuple(segments), lines, relocations)
 
     def _function(self, code: _Code) -> Function:
         data = bytearray(code.body.data)
@@ -190,15 +204,29 @@ class Linker:
                 reference.name, code.file, reference.operand, static=reference.static
             )
             # Relative to the end of the instruction, which may have an immediate behind.
-            distance = symbol + reference.offset - (code.address + relocation.end)
+            addend = reference.offset - (relocation.end - relocation.offset)
+            kind = RelocationType.R_X86_64_PLT32
+            if not relocation.branch:
+                kind = RelocationType.R_X86_64_PC32
+            self._relocations.append(
+                Relocation(
+                    code.address + relocation.offset,
+                    kind,
+                    reference.name,
+                    addend,
+                    symbol,
+                )
+            )
+            if symbol is None:
+                continue
+            distance = symbol + addend - (code.address + relocation.offset)
             if not -(1 << 31) <= distance < 1 << 31:
-                if symbol:
-                    self._diagnostics.add(
-                        Fault(
-                            reference.operand.span,
-                            f"{reference.name} at {symbol:#x} is more than 2 GiB away",
-                        )
+                self._diagnostics.add(
+                    Fault(
+                        reference.operand.span,
+                        f"{reference.name} at {symbol:#x} is more than 2 GiB away",
                     )
+                )
                 continue
             data[relocation.offset : relocation.offset + 4] = distance.to_bytes(
                 4, "little", signed=True
@@ -227,6 +255,8 @@ class Linker:
             text.span.position,
             {table: shifted(r, address) for table, r in code.body.pcdata.items()},
             shifted(code.body.spdelta, address),
+            text.static,
+            code.body.alignment,
         )
 
     def _text(self, functions: tuple[Function, ...]) -> list[Segment]:
@@ -261,15 +291,25 @@ class Linker:
     def _fill(self, datum: _Datum) -> bytes:
         content = bytearray(datum.constant or bytes(datum.size))
         for data in datum.data:
-            content[data.offset : data.offset + data.width] = self._value(data, datum.file)
+            content[data.offset : data.offset + data.width] = self._value(data, datum)
         return bytes(content)
 
-    def _value(self, data: Data, file: int) -> bytes:
+    def _value(self, data: Data, datum: _Datum) -> bytes:
         value, width = data.value, data.width
         if value.kind is Kind.ADDR:
             static = value.name is Name.STATIC
-            address = self._resolve(value.symbol, file, value, static=static)
-            return ((address + value.offset) & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+            target = self._resolve(value.symbol, datum.file, value, static=static)
+            self._relocations.append(
+                Relocation(
+                    datum.address + data.offset,
+                    RelocationType.R_X86_64_64,
+                    value.symbol,
+                    value.offset,
+                    target,
+                )
+            )
+            number = 0 if target is None else target + value.offset
+            return (number & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
         if value.kind is Kind.CONST:
             return (value.offset & ((1 << 8 * width) - 1)).to_bytes(width, "little")
         if isinstance(value.value, bytes):

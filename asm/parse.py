@@ -41,7 +41,7 @@ class Parser:
             diagnostics: where faults go.
             package: of names that begin with a dot.
             macros: gives the names that are defined, for near misses.
-            table: names the table that a go_asm.h was made from, if one is included.
+            table: names what a go_asm.h was made from, if one is included.
         """
         self._table = table
         self._diagnostics = diagnostics
@@ -74,7 +74,7 @@ class Parser:
         rests = [m.removeprefix(head) for m in self._macros() if m.startswith(head) and "_" in m]
         note = near_miss(name.removeprefix(head), rests)
         note = note.replace("did you mean ", f"did you mean {head}") if note else None
-        return Fault(fault.span, f"{name}: not in the table of {table}", note)
+        return Fault(fault.span, f"{name}: not in {table}", note, lacks=name)
 
     def _statement(self, tokens: list[Token]) -> None:
         labels = 0

@@ -16,7 +16,7 @@ from asm.literal import unquote
 from asm.source import Diagnostics, Fault, Source, near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 MAX_DEPTH = 100  # of nested includes and of nested macro invocations, as in Go
 MAX_TOKENS = 200_000  # that macros may produce in one file
@@ -57,7 +57,10 @@ class Preprocessor:
         macros: Mapping[str, Macro],
         headers: Mapping[str, str],
         include_dirs: Sequence[Path],
+        fallbacks: Mapping[str, Callable[[], Source]] | None = None,
     ) -> None:
+        """`headers` come before files of the same name, `fallbacks` after them."""
+        self._fallbacks = fallbacks or {}
         self._diagnostics = diagnostics
         self._macros = dict(macros)
         self._headers = headers
@@ -202,7 +205,9 @@ class Preprocessor:
                     return Source(str(path), path.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, ValueError) as error:
                 raise Fault(rest[0].span, f"cannot read {name}: {error}") from None
-        note = near_miss(name, self._headers)
+        if name in self._fallbacks:
+            return self._fallbacks[name]()
+        note = near_miss(name, (*self._headers, *self._fallbacks))
         raise Fault(rest[0].span, f"no file {name} to include", note)
 
     def _define(self, word: Token, rest: list[Token]) -> None:

@@ -13,6 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asm import image as linked
 from asm.go_listing import Listed, Relocation
 from asm.image import (
     Function,
@@ -21,6 +22,7 @@ from asm.image import (
     PcTable,
     PcValue,
     Position,
+    RelocationType,
     Segment,
     Symbol,
     TextFlag,
@@ -78,6 +80,7 @@ def link(
     data_address: int,
     externs: Mapping[str, int],
     anew: bool = False,
+    undefined: bool = False,
 ) -> Image:
     """The image of a listing.
 
@@ -89,17 +92,25 @@ def link(
         data_address: where data goes, or behind the code if that reaches so far.
         externs: addresses of symbols that are defined elsewhere, by linker name.
         anew: place an objdump's functions like any others.
+        undefined: leaves what nothing defines to the image's relocations, in place of the
+            stand-ins.
 
     Raises:
         AsmError: a reference cannot be resolved, or means what is not modelled.
     """
-    return _Relinker(listing, externs, anew=anew).image(text_address, data_address)
+    return _Relinker(listing, externs, anew=anew, undefined=undefined).image(
+        text_address, data_address
+    )
 
 
 class _Relinker:
-    def __init__(self, listing: Listing, externs: Mapping[str, int], *, anew: bool) -> None:
+    def __init__(
+        self, listing: Listing, externs: Mapping[str, int], *, anew: bool, undefined: bool
+    ) -> None:
         self.anew = anew
         self.listing = listing
+        self.undefined = undefined
+        self.relocations: list[linked.Relocation] = []
         self.externs = externs
         self.codes: list[_Code] = []
         self.by_key: dict[str, list[_Code]] = {}
@@ -144,6 +155,7 @@ class _Relinker:
             tuple(symbols),
             (_text_segment(functions), *segments),
             {source.name: tuple(source.text.split("\n"))},
+            tuple(sorted(self.relocations, key=lambda r: r.address)),
         )
 
     def _said_by_addresses(self, code: _Code) -> Iterator[Relocation]:
@@ -193,6 +205,8 @@ class _Relinker:
             self.needed[name] = 0
             for inner in datum.relocations:
                 self._need(inner, branch=False)
+        elif self.undefined:
+            return
         elif branch:
             self.stubs[name] = 0
             self.named_at[name] = relocation.line
@@ -203,16 +217,20 @@ class _Relinker:
     def _extern(self, name: str) -> int | None:
         return self.externs.get(name.removesuffix(".abi0").removesuffix(".abiinternal"))
 
-    def _address(self, name: str) -> int:
+    def _address(self, name: str) -> int | None:
         codes = self.by_key.get(name)
         if codes:
             return codes[0].address
         for table in (self.needed, self.absent, self.stubs):
             if name in table:
                 return table[name]
-        address = self._extern(name)
-        assert address is not None
-        return address
+        return self._extern(name)
+
+    def _relocated(self, at: int, kind: RelocationType, name: str, addend: int) -> int | None:
+        """The address of what a field refers to, which is noted."""
+        target = self._address(name)
+        self.relocations.append(linked.Relocation(at, kind, name, addend, target))
+        return target
 
     # Addresses
 
@@ -269,7 +287,10 @@ class _Relinker:
         data = bytearray(datum.data)
         for relocation in datum.relocations:
             if relocation.size == 8:
-                value = self._address(relocation.name) + relocation.add
+                at = self.needed[datum.key] + relocation.at
+                kind = RelocationType.R_X86_64_64
+                target = self._relocated(at, kind, relocation.name, relocation.add)
+                value = 0 if target is None else target + relocation.add
                 data[relocation.at : relocation.at + 8] = (value % (1 << 64)).to_bytes(8, "little")
         return bytes(data)
 
@@ -277,14 +298,18 @@ class _Relinker:
 
     def _patched(self, code: _Code) -> bytes:
         data = bytearray(code.listed.data)
-        relative = {p.field for p in code.pieces if p.field >= 0}
+        relative = {p.field: p.branch for p in code.pieces if p.field >= 0}
         tls = {p.tls for p in code.pieces if p.tls >= 0}
         for relocation in code.listed.relocations:
             if relocation.size == 0:
                 continue  # a mark for the linker's dead code elimination
             if relocation.size == 4 and relocation.at in relative:
-                here = code.address + relocation.at + 4
-                value = self._address(relocation.name) + relocation.add - here
+                at = code.address + relocation.at
+                kind = RelocationType.R_X86_64_PC32
+                if relative[relocation.at]:
+                    kind = RelocationType.R_X86_64_PLT32
+                target = self._relocated(at, kind, relocation.name, relocation.add - 4)
+                value = 0 if target is None else target + relocation.add - 4 - at
             elif relocation.size == 4 and relocation.at in tls:
                 value = TLS_OFFSET + relocation.add
             else:

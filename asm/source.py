@@ -55,6 +55,7 @@ class Diagnostic:
     line: str
     length: int = 1
     note: str | None = None
+    lacks: str = ""  # the name that a go_asm.h is without, if that is the error
 
     def __str__(self) -> str:
         """`file:line:col: message`, the line, a caret under the fault, and the note if any."""
@@ -95,11 +96,14 @@ class Span(NamedTuple):
 class Fault(Exception):  # noqa: N818  # caught within the package; AsmError is what leaves it
     """One thing that is wrong at one place; ends the statement, not the file."""
 
-    def __init__(self, span: Span, message: str, note: str | None = None) -> None:
+    def __init__(
+        self, span: Span, message: str, note: str | None = None, *, lacks: str = ""
+    ) -> None:
         super().__init__(message)
         self.span = span
         self.message = message
         self.note = note
+        self.lacks = lacks
 
 
 class TooManyFaults(Exception):  # noqa: N818  # control flow within the package
@@ -130,6 +134,7 @@ class Diagnostics:
             span.source.line(position.line),
             max(1, span.end - span.start),
             note,
+            fault.lacks,
         )
         order = self._order.setdefault(position.file, len(self._order))
         if all(known != diagnostic for _, known in self._found):

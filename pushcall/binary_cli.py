@@ -94,7 +94,9 @@ def _of_snippet(
     from pushcall.safepoints import snippet_listings
 
     config = load(file, Options(go=go, **given)).config
-    image = assemble(config)
+    image = assemble(config).user
+    if not image.functions:
+        raise UsageError(f"{file}: the file has no TEXT")
     listings = list(snippet_listings(image, not config.as_assembly, config.version))
     chosen = [
         each

@@ -120,7 +120,8 @@ def check(file: Path, as_json: bool, **given: Any) -> int:
     "output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also write an ELF executable with symbols and a line table.",
+    help="Also write ELF with symbols and a line table: an object if FILE ends in .o, else an "
+    "executable.",
 )
 def asm(file: Path, as_json: bool, output: Path | None, **given: Any) -> int:
     """Assemble FILE and list it: address, bytes, source.
@@ -128,18 +129,17 @@ def asm(file: Path, as_json: bool, output: Path | None, **given: Any) -> int:
     \b
     pushcall asm examples/add.s
     pushcall asm examples/add.s -o add.elf && objdump -dl add.elf
+    pushcall asm $(go env GOROOT)/src/runtime/asm_amd64.s -o asm.o && objdump -dr asm.o
     """  # noqa: D301
     from pushcall import listing
     from pushcall.program import load
-    from runtime_model.boot import boot
 
-    rt = boot(load(file, options(given)).config)
-    if output is not None:
-        listing.write_elf(rt, output)
+    config = load(file, options(given)).config
+    result = listing.assemble(config, output)
     if as_json:
-        _print_json(listing.to_json(rt.user))
+        _print_json(listing.to_json(result))
     else:
-        for line in listing.lines(rt.user):
+        for line in listing.lines(result):
             click.echo(line)
     return 0
 
@@ -174,11 +174,12 @@ def _tell(error: Exception) -> None:
     from asm.source import AsmError  # engines: only where something went wrong
     from pushcall.usage import UsageError
     from runtime_model.boot import BadProgramError
+    from runtime_model.toolchain import ToolchainError
 
     if isinstance(error, AsmError):
         for diagnostic in error.diagnostics:
             click.echo(str(diagnostic), err=True)
-    elif isinstance(error, (UsageError, BadProgramError)):
+    elif isinstance(error, (UsageError, BadProgramError, ToolchainError)):
         click.echo(f"pushcall: {error}", err=True)
     else:
         raise error

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asm.image import Position
 from asm.source import AsmError, Diagnostic, Source
 from pushcall.usage import UsageError
+from runtime_model import toolchain as toolchains
 from runtime_model.boot import Config
+from runtime_model.go_asm_h import Package
 from runtime_model.layout import parse_version
 from runtime_model.policy import Policy, forcePreemptNS
 from runtime_model.trampoline import Trampoline, simd_source
@@ -21,7 +24,6 @@ from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "cpu", "expect")
 _NUMBERS: Final = ("goroutines", "procs", "budget")
@@ -82,6 +84,8 @@ class Options:
     as_assembly: bool = False
     goos: str = "linux"
     syntax: str = "go"
+    package: str | None = None
+    goroot: Path | None = None
     trampoline: Source | None = None
     trampoline_syntax: str = "go"
     cpu: str | None = None  # of runtime_model.trampoline.CPUS
@@ -115,14 +119,25 @@ def load(path: Path, options: Options) -> Program:
 def from_source(source: Source, options: Options) -> Program:
     """The program in a text, under the given options."""
     header = _header(source)
-    go = options.go or header.get("go", (None,))[-1]
+    package = Package.of(Path(source.name), options.package)
+    toolchain = toolchains.at(options.goroot) if options.goroot is not None else None
     defines = dict(_define(text) for text in options.defines)
-    config = Config(sources=(source,), policy=options.policy, defines=defines)
+    config = Config(
+        sources=(source,),
+        policy=options.policy,
+        defines=defines,
+        package=package,
+        toolchain=toolchain,
+    )
+    asked = options.go or header.get("go", (None,))[-1]
+    go = asked or (toolchain.release if toolchain is not None else package.release)
     if go is not None:
         try:
             config = replace(config, version=GoVersion(*parse_version(go)))
         except ValueError as error:
             raise UsageError(str(error)) from None
+    if toolchain is not None and toolchain.version != config.version.number:
+        raise UsageError(f"--goroot {toolchain.root} is {toolchain.release}, not Go {asked}")
     for name in ("goroutines", "procs", "budget"):
         value = getattr(options, name)
         if value is None and name in header:

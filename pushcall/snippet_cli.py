@@ -42,6 +42,17 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--goos", default="linux", metavar="NAME", help="For #ifdef GOOS_NAME in FILE."
             ),
             click.option(
+                "--package",
+                metavar="PATH",
+                help="Import path of FILE's package; else that of its place in a GOROOT, or main.",
+            ),
+            click.option(
+                "--goroot",
+                type=click.Path(path_type=Path),
+                metavar="DIR",
+                help="Toolchain whose compiler makes go_asm.h for FILE.",
+            ),
+            click.option(
                 "--syntax",
                 type=click.Choice(("go", "intel", "att")),
                 default="go",
@@ -117,7 +128,7 @@ def options(given: dict[str, Any], **more: Any) -> Any:
 
     names = (
         "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
-        "trampoline_syntax", "cpu",
+        "trampoline_syntax", "cpu", "package", "goroot",
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)

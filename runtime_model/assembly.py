@@ -1,6 +1,6 @@
 """The runtime's assembly for a Go version, and a snippet linked against it.
 
-The texts are package data of asm.go; go_asm.h comes from the version's struct layouts.
+The texts are package data of asm.go; their go_asm.h comes from the version's struct layouts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from asm import go_listing, relink
-from asm.assemble import Target, assemble
+from asm.assemble import GoAsmH, Target, assemble
 from asm.rewrite import merged
 from asm.source import Source
-from runtime_model.layout import go_asm_h
+from runtime_model.go_asm_h import Package, assemble_with, runtime_target
 from runtime_model.trampoline import TEXT as TRAMPOLINE
 from runtime_model.trampoline import assemble_trampoline
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from asm.image import Image
     from runtime_model.layout import Layout
+    from runtime_model.toolchain import Toolchain
     from runtime_model.trampoline import Trampoline
     from runtime_model.version import GoVersion
 
@@ -58,7 +59,7 @@ def assemble_runtime(
 ) -> Image:
     """The runtime's machine code; `gates` are the addresses of what is Python."""
     names = tuple(source.name for source in runtime_sources(version))
-    base = _base(names, version, layout, tuple(gates.items()))
+    base = _base(names, layout, tuple(gates.items()))
     if not version.asynchronous:
         return base
     known = exports(base) | dict(gates)
@@ -75,7 +76,7 @@ def assemble_batch(
 
     def base(entry: int) -> Image:
         known = dict(gates) | {"runtime.asyncPreempt": entry}
-        return _base(("batch_amd64.s",), version, layout, tuple(known.items()))
+        return _base(("batch_amd64.s",), layout, tuple(known.items()))
 
     # The trampoline calls asyncPreempt2 here, and is called: neither's size depends on the other.
     known = exports(base(TRAMPOLINE)) | dict(gates)
@@ -92,14 +93,11 @@ def exports(image: Image) -> dict[str, int]:
 
 
 @lru_cache(maxsize=32)
-def _base(
-    names: tuple[str, ...], version: GoVersion, layout: Layout, externs: tuple[tuple[str, int], ...]
-) -> Image:
+def _base(names: tuple[str, ...], layout: Layout, externs: tuple[tuple[str, int], ...]) -> Image:
     """Files of asm.go, assembled once in a process."""
-    target = Target(go=version.number, package="runtime", headers={"go_asm.h": go_asm_h(layout)})
     return assemble(
         [_text(name) for name in names],
-        target,
+        runtime_target(layout),
         text_address=TEXT,
         data_address=DATA,
         externs=dict(externs),
@@ -116,22 +114,45 @@ def assemble_user(
     include_dirs: tuple[Path, ...] = (),
     goos: str = "linux",
     syntax: str = "go",
+    package: Package | None = None,
+    toolchain: Toolchain | None = None,
+    undefined: bool = False,
 ) -> Image:
     """A snippet, or a listing of Go's tools; it may call what the runtime exports.
 
+    undefined: leaves what neither defines to the image's relocations.
+
     Raises:
         AsmError: the text is wrong.
+        ToolchainError: the toolchain cannot make the go_asm.h that is needed.
     """
+    package = package or Package()
     if len(sources) == 1 and (listing := go_listing.read(sources[0])) is not None:
-        return relink.link(listing, text_address=USER_TEXT, data_address=USER_DATA, externs=runtime)
-    target = Target(
-        go=version.number,
-        defines=dict(defines or {}),
-        include_dirs=include_dirs,
-        headers={"go_asm.h": go_asm_h(layout)},
-        goos=goos,
-        syntax=syntax,
-    )
-    return assemble(
-        sources, target, text_address=USER_TEXT, data_address=USER_DATA, externs=runtime
-    )
+        return relink.link(
+            listing,
+            text_address=USER_TEXT,
+            data_address=USER_DATA,
+            externs=runtime,
+            undefined=undefined,
+        )
+
+    def assembled(header: GoAsmH) -> Image:
+        target = Target(
+            go=version.number,
+            package=package.path,
+            defines=dict(defines or {}),
+            include_dirs=include_dirs,
+            go_asm_h=header,
+            goos=goos,
+            syntax=syntax,
+        )
+        return assemble(
+            sources,
+            target,
+            text_address=USER_TEXT,
+            data_address=USER_DATA,
+            externs=runtime,
+            undefined=undefined,
+        )
+
+    return assemble_with(assembled, layout, package, goos, toolchain)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from asm.assemble import path_to_prefix
 from emulator.fault import GuestStopped
 from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot, UnmappedError
@@ -22,6 +23,7 @@ from runtime_model.assembly import (
     linker_name,
 )
 from runtime_model.events import GoroutineCreated
+from runtime_model.go_asm_h import Package
 from runtime_model.layout import load
 from runtime_model.policy import Policy
 from runtime_model.runtime import Runtime
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from asm.image import Function, Image
     from asm.source import Source
     from emulator.linux.threads import Thread
+    from runtime_model.toolchain import Toolchain
     from runtime_model.trampoline import Trampoline
 
 HEAP: Final = 0xC0_0000_0000  # where Go's first arena lies on linux/amd64
@@ -72,6 +75,8 @@ class Config:
     include_dirs: tuple[Path, ...] = ()
     goos: str = "linux"  # what the sources are assembled for; they run on Linux
     syntax: str = "go"  # of the sources
+    package: Package = field(default_factory=Package)  # of the sources
+    toolchain: Toolchain | None = None  # that makes their go_asm.h; None: see go_asm_h.py
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
 
@@ -80,6 +85,35 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
     """A runtime at the first instruction of rt0_go. Raises AsmError and BadProgramError.
 
     text, user: of a runtime booted from the same config, to save assembling again.
+    """
+    rt = assembled(config, text, user)
+    machine = rt.machine
+    rt.functions = ImageTable(((rt.user, not config.as_assembly), (rt.text, False)))
+    for image in (rt.text, rt.user):
+        _load(machine, image)
+    for segment in rt.text.segments:
+        if segment.executable:
+            machine.watch(segment.address, segment.address + _pages(len(segment.data)))
+    _lay_out(rt, config)
+    entry = entry_of(rt.user, config)
+    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
+    machine.events.identity = rt.identity
+    for address in rt.goroutines:
+        machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
+    rt.watch = Watch(rt)
+    return rt
+
+
+def assembled(
+    config: Config,
+    text: Image | None = None,
+    user: Image | None = None,
+    *,
+    undefined: bool = False,
+) -> Runtime:
+    """A runtime with its code and the program's, and nothing in memory yet.
+
+    undefined: a symbol that neither has is left to the program's relocations, not an error.
     """
     version = config.version
     if not OLDEST <= version.number <= NEWEST:
@@ -113,24 +147,11 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
     if version.asynchronous and rt.text.function("runtime.asyncPreempt") is None:
         assert config.trampoline is not None
         raise BadProgramError(f"{config.trampoline.name}: no TEXT ·asyncPreempt(SB)")
-    rt.user = user or _assemble_user(config, rt)
-    rt.functions = ImageTable(((rt.user, not config.as_assembly), (rt.text, False)))
-    for image in (rt.text, rt.user):
-        _load(machine, image)
-    for segment in rt.text.segments:
-        if segment.executable:
-            machine.watch(segment.address, segment.address + _pages(len(segment.data)))
-    _lay_out(rt, config)
-    entry = _entry(rt.user, config.entry)
-    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
-    machine.events.identity = rt.identity
-    for address in rt.goroutines:
-        machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
-    rt.watch = Watch(rt)
+    rt.user = user or _assemble_user(config, rt, undefined=undefined)
     return rt
 
 
-def _assemble_user(config: Config, rt: Runtime) -> Image:
+def _assemble_user(config: Config, rt: Runtime, *, undefined: bool) -> Image:
     return assemble_user(
         config.sources,
         config.version,
@@ -140,6 +161,9 @@ def _assemble_user(config: Config, rt: Runtime) -> Image:
         include_dirs=config.include_dirs,
         goos=config.goos,
         syntax=config.syntax,
+        package=config.package,
+        toolchain=config.toolchain,
+        undefined=undefined,
     )
 
 
@@ -178,13 +202,15 @@ def _load(machine: Machine, image: Image) -> None:
     )
 
 
-def _entry(image: Image, name: str) -> Function:
+def entry_of(image: Image, config: Config) -> Function:
+    """The function that goroutines start in; BadProgramError if there is none."""
+    name = config.entry
     if not image.functions:
         raise BadProgramError("the file has no TEXT: there is nothing to run")
     if not name:
         return image.function("main.main") or image.functions[0]
     wanted = linker_name(name)
-    for candidate in (wanted, f"main.{wanted}"):
+    for candidate in (wanted, f"{path_to_prefix(config.package.path)}.{wanted.lstrip('.')}"):
         function = image.function(candidate)
         if function is not None:
             return function

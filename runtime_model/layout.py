@@ -154,10 +154,10 @@ def load(version: Version) -> Layout:
 
 
 def go_asm_h(layout: Layout) -> str:
-    """The text of go_asm.h as `go tool compile -asmhdr` writes it, for the recorded names.
+    """The go_asm.h of package runtime as `go tool compile -asmhdr` writes it, as far as recorded.
 
-    Constants are `const_name`, struct sizes `type__size`, offsets `type_field`; only package
-    runtime's own types and constants stand there.
+    Constants are `const_name`, struct sizes `type__size`, offsets `type_field`; only the
+    package's own types and constants stand there.
     """
     lines = [
         f"#define const_{name} {value}"

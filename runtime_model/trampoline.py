@@ -14,9 +14,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from asm import go_listing, relink, rewrite
-from asm.assemble import Target, assemble
+from asm.assemble import assemble
 from asm.source import Source
-from runtime_model.layout import go_asm_h
+from runtime_model.go_asm_h import runtime_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +91,7 @@ def assemble_trampoline(
     """
     given = trampoline if isinstance(trampoline, Trampoline) else Trampoline(trampoline)
     source = given.source or own_source(version)
-    image = _assembled(source, given.syntax, version, layout, tuple(externs.items()))
+    image = _assembled(source, given.syntax, layout, tuple(externs.items()))
     if given.edit is not None and image.function(NAME) is not None:
         image = rewrite.rewritten(image, NAME, given.edit)
     return image
@@ -101,7 +101,6 @@ def assemble_trampoline(
 def _assembled(
     source: Source,
     syntax: str,
-    version: GoVersion,
     layout: Layout,
     externs: tuple[tuple[str, int], ...],
 ) -> Image:
@@ -112,12 +111,7 @@ def _assembled(
     else:
         if syntax != "go":
             known |= {name.removeprefix("runtime."): address for name, address in externs}
-        target = Target(
-            go=version.number,
-            package="runtime",
-            headers={"go_asm.h": go_asm_h(layout)},
-            syntax=syntax,
-        )
+        target = runtime_target(layout, syntax)
         image = assemble([source], target, text_address=TEXT, data_address=DATA, externs=known)
     return _named(image, measured=listing is not None or syntax != "go")
 

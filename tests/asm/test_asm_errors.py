@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from asm.assemble import AsmError, Source, Target, assemble
+from asm.assemble import AsmError, GoAsmH, Source, Target, assemble
 
 
 def errors(text: str, **target: object) -> list[str]:
@@ -165,7 +165,7 @@ def test_bad_file(text: str, words: str) -> None:
 
 
 def test_a_near_miss_of_a_name_that_a_header_defines_is_suggested() -> None:
-    header = {"go_asm.h": "#define g_stackguard0 16\n#define const_xRegs 3\n"}
+    header = GoAsmH("a table", lambda: "#define g_stackguard0 16\n#define const_xRegs 3\n")
     for operand, name in (
         ("g_stackguard(R14)", "g_stackguard0"),
         ("$const_xReg", "const_xRegs"),
@@ -173,7 +173,7 @@ def test_a_near_miss_of_a_name_that_a_header_defines_is_suggested() -> None:
     ):
         found = errors(
             f'#include "go_asm.h"\nTEXT ·f(SB), 4, $0\n\tMOVQ {operand}, AX\n\tRET\n',
-            headers=header,
+            go_asm_h=header,
         )
         assert found[0].endswith(f"did you mean {name}?")
 
@@ -192,13 +192,14 @@ def test_a_near_miss_of_a_name_that_a_header_defines_is_suggested() -> None:
 def test_an_unknown_name_of_go_asm_h_says_which_versions_table_lacks_it(
     statement: str, name: str, near: str | None
 ) -> None:
-    header = {"go_asm.h": "#define g_stackguard0 16\n#define const_xRegs 3\n#define g__size 400\n"}
+    table = "#define g_stackguard0 16\n#define const_xRegs 3\n#define g__size 400\n"
+    header = GoAsmH("the table of Go 1.24", lambda: table)
     text = f'#include "go_asm.h"\nTEXT ·f(SB), 4, $0\n\t{statement}\n\tRET\n'
-    lines = errors(text, headers=header, go=(1, 24))[0].splitlines()
+    lines = errors(text, go_asm_h=header, go=(1, 24))[0].splitlines()
     assert lines[0].endswith(f": {name}: not in the table of Go 1.24")
     assert lines[3:] == ([f"did you mean {near}?"] if near else [])
     # Without the header it is a name like any other.
-    assert "table" not in errors(text.replace("#include", "//"), headers=header)[0]
+    assert "table" not in errors(text.replace("#include", "//"), go_asm_h=header)[0]
 
 
 def test_a_file_that_includes_itself_ends() -> None:

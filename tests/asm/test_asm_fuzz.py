@@ -42,6 +42,48 @@ statements = st.builds(
     st.sampled_from(("", "", "", "", ".Z", ".BCST", ".RN_SAE.Z")),
     st.lists(operands, max_size=4),
 )
+# The same with operands that go together: of these many are accepted.
+GENERAL = ("AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI", *(f"R{n}" for n in range(8, 16)))
+REGISTERS_OF = {
+    "g": GENERAL,
+    "x": [f"X{n}" for n in range(32)],
+    "y": [f"Y{n}" for n in range(32)],
+    "z": [f"Z{n}" for n in range(32)],
+    "k": [f"K{n}" for n in range(8)],
+}
+WORDS_OF = {
+    kind: [w for w in sorted(known_mnemonics()) if w[0] in first]
+    for kind, first in (
+        ("g", "ABCDEFGHIJLMNOPRSTUWX"), ("x", "VACDHIMOPRSUX"), ("y", "V"), ("z", "V"), ("k", "K"),
+    )
+}  # fmt: skip
+small = st.sampled_from(("0", "1", "3", "7", "-1", "127", "-128", "0x1000"))
+places = st.one_of(
+    st.builds("{}({})".format, small, st.sampled_from(GENERAL)),
+    st.builds(
+        "({})({}*{})".format,
+        st.sampled_from(GENERAL),
+        st.sampled_from([r for r in GENERAL if r != "SP"]),
+        st.sampled_from("1248"),
+    ),
+    st.sampled_from(("x+8(FP)", "y-8(SP)", "d<>(SB)", "d<>+4(SB)")),
+)
+
+
+@st.composite
+def shaped(draw: st.DrawFn) -> str:
+    kind = draw(st.sampled_from("ggxyzk"))
+    word = draw(st.sampled_from(WORDS_OF[kind]))
+    parts = [draw(st.sampled_from(REGISTERS_OF[kind])) for _ in range(draw(st.integers(0, 3)))]
+    if parts and draw(st.booleans()):
+        parts[draw(st.integers(0, len(parts) - 1))] = draw(places)
+    if draw(st.integers(0, 3)) == 0:
+        parts.insert(0, f"${draw(small)}")
+    if kind == "z" and parts and draw(st.booleans()):
+        parts.insert(len(parts) - 1, draw(st.sampled_from(REGISTERS_OF["k"][1:])))
+    return f"\t{word} {', '.join(parts)}"
+
+
 noise = st.text(
     st.one_of(st.sampled_from("()[]{}<>$*+-/.,;:#\\\"'`~|&%^=\n\t ·∕AX0x1"), st.characters())
 )
@@ -138,6 +180,8 @@ LISTINGS = [
 def damaged_listings(draw: st.DrawFn) -> str:
     lines = list(draw(st.sampled_from(LISTINGS)))
     for _ in range(draw(st.integers(1, 4))):
+        if not lines:
+            break
         at = draw(st.integers(0, len(lines) - 1))
         line = lines[at]
         column = draw(st.integers(0, max(0, len(line) - 1)))

@@ -105,7 +105,7 @@ eb d4
 
 
 def test_golang_nuts_assembles_to_the_bytes_of_the_post() -> None:
-    image = assemble(program("golang_nuts.s", EXAMPLES, defines={"LOOPS": 1000000000}).config)
+    image = assemble(program("golang_nuts.s", EXAMPLES, defines={"LOOPS": 1000000000}).config).user
     function = image.function("main.main.func1")
     assert function is not None
     lines = [i.data for i in function.instructions if not i.inserted]
@@ -117,7 +117,7 @@ def test_golang_nuts_assembles_to_the_bytes_of_the_post() -> None:
 def test_adds_stack_check_is_the_one_of_go_1_14() -> None:
     # `go tool compile -S` of Go 1.14, as printed in articles about its preemption: offsets 0, 9
     # and 13, and at the end NOP, CALL runtime.morestack_noctxt, JMP 0.
-    image = assemble(program("add.s", EXAMPLES, go="1.14").config)
+    image = assemble(program("add.s", EXAMPLES, go="1.14").config).user
     function = image.function("main.add")
     assert function is not None
     head = function.instructions[:3]
