@@ -108,6 +108,8 @@ class Translator:
     def ordinary(self, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
         """Names, widths and order by the table."""
         widths = spec.widths or (0,)
+        if not operands and prog.op in _NEVER_ALONE:
+            raise Fault(prog.span, f"{prog.op} needs operands")
         mmx = len(widths) == 1 and any(is_register(o, RegClass.MMX) for o in operands)
         converted: list[IntelOperand] = []
         for position, operand in enumerate(operands):
@@ -272,6 +274,8 @@ def intel_register(prog: Prog, operand: Operand, register: Register, width: int)
 
 
 _FLOAT32 = frozenset(["MOVSS", "ADDSS", "SUBSS", "MULSS", "DIVSS", "COMISS", "UCOMISS"])
+# Without operands Intel has another instruction of the name (Go's MOVSL), or a shorter one.
+_NEVER_ALONE = frozenset(["MOVSD", "NOPL", "NOPW"])
 _FLOAT64 = frozenset(["MOVSD", "ADDSD", "SUBSD", "MULSD", "DIVSD", "COMISD", "UCOMISD"])
 
 

@@ -129,8 +129,9 @@ def go_asm_h(toolchain: Toolchain, package: str, directory: Path, goos: str = "l
         # come out of go's cache.
         flag = f"-D=pushcall_{secrets.token_hex(8)}"
         flags = f"-asmflags={flag}" if package == "." else f"-asmflags={package}={flag}"
-        command = [str(toolchain.root / "bin/go"), "build", "-work", "-o", os.devnull]
-        done = _run([*command, flags, package], environment, directory, TIMEOUT)
+        command = [str(toolchain.root / "bin/go"), "build", "-work"]
+        command += ["-o", str(Path(scratch, "out")), flags, package]
+        done = _run(command, environment, directory, TIMEOUT)
         header = next(Path(scratch).glob("go-build*/b001/go_asm.h"), None)
         if header is None:
             said = (s for s in done.stderr.splitlines() if not s.startswith(("WORK=", "#")))

@@ -202,6 +202,12 @@ def test_an_unknown_name_of_go_asm_h_says_which_versions_table_lacks_it(
     assert "table" not in errors(text.replace("#include", "//"), go_asm_h=header)[0]
 
 
+@pytest.mark.parametrize("word", ["MOVSD", "NOPL", "NOPW"])
+def test_what_intel_has_without_operands_and_go_has_not_is_refused(word: str) -> None:
+    # go tool asm 1.27: "invalid instruction" for each.
+    assert f"{word} needs operands" in error(word)
+
+
 def test_a_file_that_includes_itself_ends() -> None:
     found = errors('#include "again.h"\n', headers={"again.h": '#include "again.h"\n'})
     assert "nested too deeply" in found[0]
