@@ -65,7 +65,9 @@ class Diagnostic:
             # A tab stays a tab, so that the caret stands right whatever its width.
             margin = "".join(c if c == "\t" else " " for c in before)
             rest = max(1, min(self.length, len(self.line) - len(before)))
-            text += f"\n{self.line}\n{margin}^{'~' * (rest - 1)}"
+            # What is no text must not reach a terminal as a command.
+            shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in self.line)
+            text += f"\n{shown}\n{margin}^{'~' * (rest - 1)}"
         if self.note:
             text += f"\n{self.note}"
         return text

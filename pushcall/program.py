@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asm.image import Position
-from asm.source import AsmError, Diagnostic, Source
+from asm.source import AsmError, Diagnostic, Source, near_miss
 from pushcall.usage import UsageError
 from runtime_model import toolchain as toolchains
 from runtime_model.boot import Config
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "cpu", "expect")
 _NUMBERS: Final = ("goroutines", "procs", "budget")
+GOOS: Final = (  # go/build/syslist.go
+    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux",
+    "nacl", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
+)  # fmt: skip
 MAX_SOURCE: Final = 16 << 20  # bytes of an assembly file
 _HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
 _ELF_MAGIC: Final = b"\x7fELF"
@@ -119,6 +123,9 @@ def load(path: Path, options: Options) -> Program:
 def from_source(source: Source, options: Options) -> Program:
     """The program in a text, under the given options."""
     header = _header(source)
+    if options.goos not in GOOS:
+        note = near_miss(options.goos, GOOS)
+        raise UsageError(f"--goos {options.goos}: not known to Go" + (f"; {note}" if note else ""))
     package = Package.of(Path(source.name), options.package)
     toolchain = toolchains.at(options.goroot) if options.goroot is not None else None
     defines = dict(_define(text) for text in options.defines)

@@ -266,3 +266,9 @@ def test_large_inputs_do_not_take_quadratic_time(text: str) -> None:
         assemble([Source("big.s", text)], Target(), text_address=0, data_address=1 << 20)
     # The quadratic ways took minutes: this is no measurement of speed.
     assert time.perf_counter() - start < 20
+
+
+def test_control_characters_of_a_line_do_not_reach_the_terminal() -> None:
+    message = error("MOVQ $1\x1b[2J, AX")
+    assert "\x1b" not in message.splitlines()[1]
+    assert "MOVQ $1\ufffd[2J, AX" in message
