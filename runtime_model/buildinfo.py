@@ -2,7 +2,8 @@
 
 The blob begins with a 14-byte magic, the size of a pointer and flags. From 1.18 on the version
 stands behind it, at byte 32, as a length (uvarint) and its bytes; before, a pointer to a Go
-string header stands at byte 16.
+string header stands at byte 16. Where the blob was cut out, the program still has the string in
+runtime.buildVersion, which runtime.schedinit looks at.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final
 
+from emulator.disassembly import disassemble
 from emulator.elf import ElfError
 from runtime_model.version import GoVersion
 
@@ -22,6 +24,9 @@ _MAGIC: Final = b"\xff Go buildinf:"
 _FLAG_BIG_ENDIAN: Final = 1
 _FLAG_INLINE: Final = 2
 _LONGEST: Final = 1024
+_LONGEST_SCHEDINIT: Final = 1 << 14
+_RIP_RELATIVE: Final = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
+_VERSION: Final = re.compile(rb"(?:go\d+\.\d+|devel .*go\d+\.\d+)[ -~]*")
 
 
 def build_version(elf: Elf) -> str | None:
@@ -35,6 +40,28 @@ def build_version(elf: Elf) -> str | None:
             continue
         if found:
             return found
+    return None
+
+
+def version_in_schedinit(elf: Elf, entry: int, end: int) -> str | None:
+    """runtime.buildVersion, found as a string that runtime.schedinit, at [entry, end), refers to.
+
+    It compares the string's length with 0, or loads it, relative to RIP.
+    """
+    code = bytes(elf.view(entry, min(end - entry, _LONGEST_SCHEDINIT)))
+    for each in disassemble(code, entry):
+        operand = _RIP_RELATIVE.search(each.text)
+        if operand is None:
+            continue
+        place = each.address + each.size + int(operand[1] + operand[2], 0)
+        for header in (place, place - 8):
+            try:
+                pointer, length = struct.unpack("<QQ", elf.view(header, 16))
+                text = bytes(elf.view(pointer, length)) if length <= _LONGEST else b""
+            except ElfError:
+                continue
+            if _VERSION.fullmatch(text):
+                return text.decode()
     return None
 
 

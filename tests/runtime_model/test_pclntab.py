@@ -346,3 +346,34 @@ def test_what_is_refused_is_what_the_ranges_refuse(binary: GoBinary) -> None:
             if not each.verdict.safe
             for pc in range(each.start, each.end)
         }
+
+
+def test_the_version_is_read_from_what_schedinit_looks_at(tmp_path: Path) -> None:
+    """CMPQ runtime.buildVersion+8(SB), $0; the string and its header lie behind it here."""
+    code = bytes.fromhex("48833d10000000 00 c3") + b"\x90" * 7
+    code += struct.pack("<QQ", 0x401000 + len(code) + 16, 9) + b"go1.21.13"
+    schedinit = Function("runtime.schedinit", code)
+    binary = GoBinary(written(tmp_path, (1, 21), schedinit, MAIN, buildinfo=False))
+    assert (binary.build_version, binary.version.patch) == ("go1.21.13", 13)
+
+
+def test_the_runtime_sees_no_name_at_offset_0(tmp_path: Path) -> None:
+    """funcnameFromNameOff; without go:buildid, another function's name stands there."""
+    path = written(tmp_path, (1, 22), RUNTIME)
+    with GoBinary(path) as binary:
+        place = binary.table._names
+        function = next(iter(binary))
+        assert static_verdict(binary, function.entry, binary.version).reason is Reason.PACKAGE
+        at = path.read_bytes().index(bytes(binary.table.view[:64])) + function.offset + 4
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<i", data, at, 0)
+    names = data.index(b"go:buildid\0")
+    data[names : names + 11] = b"runtime.fn\0"
+    path.write_bytes(data)
+    with GoBinary(path) as binary:
+        assert binary.table._names == place
+        function = next(iter(binary))
+        assert function.name == "runtime.fn"
+        assert static_verdict(binary, function.entry, binary.version).reason is Reason.SAFE
+        (only,) = function_ranges(function, function.end, binary.version)
+        assert only.verdict.reason is Reason.SAFE
