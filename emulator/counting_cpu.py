@@ -109,7 +109,7 @@ class CountingCpu(ExplainedStops):
         self._witness: Witness | None = None
         self._rip = 0
         self._extended = b""  # the state of emulator.extended
-        self._accumulator: int | None = None  # RAX before a CMPXCHG that may clear its upper half
+        self._after: Callable[[], None] | None = None  # corrects what is let through
         self._asked = 0  # instructions that the current run will have completed when LEFT is 0
         self._live = 0  # the engine that holds the registers, or 0: they are in the batch
         self._unrecorded = self._blocks_from = (

@@ -98,6 +98,7 @@ class Special(Enum):
     ALONE = "alone"  # asks for the count, or ends in an exception behind it
     RANDOM = "random"  # RDRAND, RDSEED
     XGETBV = "xgetbv"
+    CPUID = "cpuid"  # tells of more than is executed
     PORT = "port"  # IN, OUT, INS, OUTS: privileged while IOPL is 0
     ALIGNED = "aligned"  # with a memory operand that must be aligned to 16 bytes
     MXCSR = "mxcsr"  # loads MXCSR
@@ -187,6 +188,8 @@ def _classify_0f(prefixes: set[int], second: int, third: int, fourth: int) -> Sp
         return Special.PLAIN if third == 0xF8 or digit == 6 else Special.FOREIGN
     if second == 0x31:
         return Special.ALONE  # RDTSC
+    if second == 0xA2:
+        return Special.CPUID
     if second == 0xC7:
         if not in_memory and digit in (6, 7):
             return Special.FOREIGN if prefixes & _REPEAT_PREFIXES else Special.RANDOM

@@ -7,9 +7,10 @@ Exceptions by number: SDM volume 3, table 6-1.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from emulator import avx, checks, fence
+from emulator import avx, checks, cpuid, fence
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import Fault, FaultKind
@@ -36,6 +37,7 @@ from emulator.witness import Witness
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
     from emulator.code_marks import CodeMarks
     from emulator.recording import Recorder
@@ -47,7 +49,6 @@ _LET_THROUGH: Final = -1  # or any address: run on until there
 
 # Exceptions by number (SDM volume 3, table 6-1). Page faults come another way.
 DEBUG: Final = 1
-XCR0: Final = 3  # what XGETBV shows: x87 and SSE state, no AVX (SDM volume 1, 13.3)
 _BREAKPOINT: Final = 3
 _LINUX_32: Final = 0x80
 _EXCEPTIONS: Final = {
@@ -87,7 +88,7 @@ class ExplainedStops:
     _batch: RegisterBatch
     _recorder: Recorder | None
     _extended: bytes
-    _accumulator: int | None
+    _after: Callable[[], None] | None
 
     def load(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.load`."""
@@ -190,7 +191,11 @@ class ExplainedStops:
             return self._fault(kind, detail=detail, tried=False)
         if special is Special.CMPXCHG:
             rax = self.engine.read(Register.RAX)
-            self._accumulator = rax if rax >> 32 else None
+            if rax >> 32:
+                self._after = partial(self._keep_accumulator, rax)
+            return _LET_THROUGH
+        if special is Special.CPUID:
+            self._after = partial(self._tell, *map(self.engine.read, (Register.RAX, Register.RCX)))
             return _LET_THROUGH
         if special is Special.VECTOR:
             return self._compute(code)
@@ -200,7 +205,7 @@ class ExplainedStops:
             if self.engine.read(Register.RCX) & 0xFFFF_FFFF:
                 detail = f"{fence.name(code, self._rip)}: ECX is not 0"
                 return self._fault(FaultKind.PRIVILEGED, detail=detail, tried=False)
-            self._instead({Register.RAX: XCR0, Register.RDX: 0}, 3)
+            self._instead({Register.RAX: cpuid.XCR0, Register.RDX: 0}, 3)
         else:
             self._marks.forget(self._rip, 1)  # other code was written there
         return _GO_ON
@@ -211,14 +216,26 @@ class ExplainedStops:
         mask, left = words[Field.MASK], words[Field.LEFT]
         words[Field.MASK], words[Field.LEFT] = mask & ~int(Mark.FENCE), 1
         error = self.engine.start(self._rip)
-        rax, self._accumulator = self._accumulator, None
-        done = words[Field.REASON] == Reason.COUNT and not error
-        if rax is not None and done and self.engine.read(Register.RFLAGS) & Flags.ZF:
-            # Where the comparison holds RAX is not written, but Unicorn clears its upper half.
-            self.engine.write(Register.RAX, rax)
+        after, self._after = self._after, None
+        if after is not None and words[Field.REASON] == Reason.COUNT and not error:
+            after()
         words[Field.MASK] = mask
         words[Field.LEFT] += left - 1
         return error
+
+    def _keep_accumulator(self, rax: int) -> None:
+        """CMPXCHG: where the comparison holds RAX is not written; Unicorn clears its upper half."""
+        if self.engine.read(Register.RFLAGS) & Flags.ZF:
+            self.engine.write(Register.RAX, rax)
+
+    def _tell(self, leaf: int, subleaf: int) -> None:
+        """CPUID: EAX, EBX, ECX and EDX."""
+        numbers = (Register.RAX, Register.RBX, Register.RCX, Register.RDX)
+        eax, ebx, ecx, edx = map(self.engine.read, numbers)
+        low = 0xFFFF_FFFF
+        told = cpuid.told(leaf & low, subleaf & low, (eax, ebx, ecx, edx))
+        for number, value in zip(numbers, told, strict=True):
+            self.engine.write(number, value)
 
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""

@@ -210,6 +210,25 @@ def test_a_jump_into_an_instruction_meets_what_is_there(machine: Machine) -> Non
     assert (cpu.rip(), state(cpu)["YMM7"]) == (CODE + 4, 5)
 
 
+# SDM volume 2, CPUID: leaf 1, ECX bits 27 and 28; leaf 7, EBX bits 3, 5, 8 and 16; leaf 0DH.
+def test_cpuid_tells_of_nothing_that_is_refused(machine: Machine) -> None:
+    def told(leaf: int, subleaf: int = 0) -> list[int]:
+        ones = {"RBX": 2**64 - 1, "RDX": 2**64 - 1}
+        cpu = machine("cpuid; syscall", RAX=1 << 40 | leaf, RCX=1 << 40 | subleaf, **ones)
+        assert cpu.run(9) == Stop(StopReason.SYSCALL, 2)
+        return [state(cpu)[name] for name in ("RAX", "RBX", "RCX", "RDX")]
+
+    assert told(1)[2] >> 27 & 3 == 1  # OSXSAVE, not AVX
+    assert told(7)[1] & (1 << 3 | 1 << 5 | 1 << 8 | 1 << 16) == 0
+    assert told(7)[1] & 1 << 9  # ERMS, as it was
+    cpu = machine("xgetbv; syscall", RCX=0)
+    cpu.run(9)
+    assert told(0xD) == [state(cpu)["RAX"], 576, 576, 0]
+    assert told(0xD, 1) == told(0xD, 2) == [0, 0, 0, 0]
+    assert told(0)[0] == 0xD
+    assert told(0x8000_0001)[3] >> 27 & 1  # RDTSCP
+
+
 def test_what_goes_on_is_not_fenced() -> None:
     for text in ("les: movsb", "mov rax, [rbx + 0x6c]", "lock cmpxchg16b [rdi]", "pause", "ret"):
         assert classify(assemble(text).ljust(15, b"\x90")) is Special.PLAIN
