@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator import fence
 from emulator.hooks import GUARDED, Mark
-from emulator.memory import UnmappedError
+from emulator.memory import PRIVATE, UnmappedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class CodeMarks:
             for marked in self.regions
             if marked.region.end <= region.start or region.end <= marked.region.start
         ]
-        both = memoryview(mmap.mmap(-1, 2 * region.size))
+        both = memoryview(mmap.mmap(-1, 2 * region.size, flags=PRIVATE))
         marked = MarkedRegion(region, both[: region.size], both[region.size :])
         self.regions.append(marked)
         for start, end, mark in self._ranges:

@@ -21,6 +21,7 @@ from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_uint32, c_uint64, c_void
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, Final
 
+from emulator.memory import PRIVATE
 from emulator.unicorn_raw import Register, TlbEntry, function_address
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ class Control:
     """The control block: `words` indexed by Field, at host address `address`."""
 
     def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self.memory = mmap.mmap(-1, mmap.PAGESIZE, flags=PRIVATE)
         self.words = memoryview(self.memory).cast("Q")
         self.address = host_address(memoryview(self.memory))
         self.words[Field.EMU_STOP] = function_address("uc_emu_stop")

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 PAGE: Final = 4096
 
 _SHARED: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
-_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
 _U64: Final = struct.Struct("<Q")
 _U32: Final = struct.Struct("<I")
 
@@ -48,7 +48,8 @@ class Region:
     """A mapped range `[start, start + size)`, page-aligned. `view` is its backing memory.
 
     `host` is the mapping of the host that holds it, where it begins `offset` bytes in. A private
-    one takes nothing of the host's memory before it is touched, whatever its size.
+    one takes nothing of the host's memory before it is touched, whatever its size, and a forked
+    process has a copy of it.
     """
 
     name: str
@@ -108,7 +109,7 @@ class Memory:
         for other in (before, after):
             if other is not None and start < other.end and other.start < start + size:
                 raise ValueError(f"{name}: {start:#x}+{size:#x} overlaps {other.name}")
-        host = mmap.mmap(-1, size, flags=_PRIVATE if private else _SHARED)
+        host = mmap.mmap(-1, size, flags=PRIVATE if private else _SHARED)
         region = Region(name, start, size, prot, memoryview(host), host, private=private)
         self.regions.insert(index, region)
         self._starts.insert(index, start)

@@ -35,6 +35,7 @@ from emulator.hooks import (
     Reason,
     host_address,
 )
+from emulator.memory import PRIVATE
 from emulator.unicorn_raw import (
     CTL_TB_REMOVE_CACHE,
     HOOK_BLOCK,
@@ -85,7 +86,7 @@ class UnicornCpu(CountingCpu):
             super().load_code(instructions)
 
     def _open_fast(self) -> Engine:
-        table = memoryview(mmap.mmap(-1, BLOCK_ENTRIES * BLOCK_ENTRY))
+        table = memoryview(mmap.mmap(-1, BLOCK_ENTRIES * BLOCK_ENTRY, flags=PRIVATE))
         self._kept.append(table)
         place = self._words[Field.TABLE] = host_address(table)
         self._marks.changed = partial(ctypes.memset, place, 0, len(table))

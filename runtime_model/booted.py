@@ -179,10 +179,15 @@ class Booted:
             address = self.address(name)
             if address is not None:
                 machine.add_breakpoint(address, reached)
+        self.behind_asyncPreempt2: list[int] = []
         function = self._find("runtime.asyncPreempt")
         if function is not None:
-            for address in returns(self.binary, function):
-                machine.add_breakpoint(address + self.base, self._resumed)
+            code = bytes(self.binary.code(function.entry, function.end))
+            for each in disassemble(code, function.entry + self.base):
+                if each.mnemonic == "ret":
+                    machine.add_breakpoint(each.address, self._resumed)
+                elif each.mnemonic == "call":
+                    self.behind_asyncPreempt2.append(each.address + each.size)
 
     def _argument(self, thread: Thread) -> int:
         if self.version.register_abi:
@@ -255,9 +260,3 @@ class Booted:
         self.machine.events.emit(
             Descheduled(tid=thread.tid, pc=gp.sched_pc, goid=gp.goid, why="cooperative")
         )
-
-
-def returns(binary: GoBinary, function: GoFunc) -> list[int]:
-    """The addresses of a function's RET instructions, in the file's addresses."""
-    code = bytes(binary.code(function.entry, function.end))
-    return [i.address for i in disassemble(code, function.entry) if i.mnemonic == "ret"]

@@ -89,7 +89,8 @@ def _map_segment(machine: Machine, elf: Elf, segment: Segment, base: int) -> Non
     if start + base < PAGE or end + base > STACK_TOP - STACK_SIZE:
         raise ElfError(f"{elf.path}: a segment at {start + base:#x}, where no program can be")
     try:
-        region = memory.map(f"{elf.path.name} {start:#x}", start + base, end - start, prot)
+        name = f"{elf.path.name} {start:#x}"
+        region = memory.map(name, start + base, end - start, prot, private=True)
     except ValueError as error:
         raise ElfError(f"{elf.path}: {error}") from None
     skip = segment.address - start

@@ -1,0 +1,106 @@
+"""Preemptions inside functions of real programs, by their own runtime: nothing is lost.
+
+Copies of the executables in which one save or restore of asyncPreempt is overwritten with NOPs must
+lose that register, by name, at every boundary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from toolchains import CACHE, build, versions
+
+from emulator.disassembly import disassemble
+from pushcall.booted_check import check_function
+from pushcall.usage import UsageError
+from runtime_model.booted import Settings
+from runtime_model.moduledata import GoBinary
+
+if TYPE_CHECKING:
+    from pushcall.verdict import CheckResult
+
+PROGRAM = Path(__file__).parent / "programs/checked"
+FUNCTIONS = ("main.integers", "main.floats", "main.pointers", "main.slices")
+TESTED = [version for version in versions() if version.startswith(("1.19", "1.22", "1.24", "1.27"))]
+
+
+def program(version: str) -> Path:
+    return build(version, PROGRAM, CACHE / "booted" / f"checked-{version}", "-trimpath")
+
+
+def check(path: Path, function: str, points: int | None = None) -> CheckResult:
+    with GoBinary(path) as binary:
+        return check_function(binary, Settings((b"p",)), function, points=points, jobs=2)
+
+
+def without(path: Path, text: str, output: Path) -> Path:
+    """A copy of the program in which asyncPreempt's first such instruction is NOPs."""
+    data = bytearray(path.read_bytes())
+    with GoBinary(path) as binary:
+        function = binary.names["runtime.asyncPreempt"]
+        code = bytes(binary.code(function.entry, function.end))
+        found = next(i for i in disassemble(code, function.entry) if i.text.startswith(text))
+        segment = binary.elf.segment_at(found.address)
+        assert segment is not None
+        start = found.address - segment.address + segment.offset
+    data[start : start + found.size] = b"\x90" * found.size
+    output.write_bytes(data)
+    return output
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("version", TESTED)
+def test_every_safe_boundary_is_preserved(version: str, function: str) -> None:
+    result = check(program(version), function)
+    assert result.verdict == "preserved"
+    assert result.findings == []
+    assert result.points + result.unsafe == result.boundaries
+    assert result.points > 20
+    print(f"{version:8} {function:14} {result.points} of {result.boundaries} preempted")
+
+
+@pytest.mark.parametrize(
+    ("text", "register", "function"),
+    [
+        ("mov r9, qword ptr", "R9", "main.integers"),
+        ("mov rax, qword ptr [rsp", "RAX", "main.slices"),
+        ("mov rbx, qword ptr", "RBX", "main.pointers"),
+        ("movups xmm1, xmmword ptr", "XMM1", "main.floats"),
+        ("movups xmm15, xmmword ptr", "XMM15", "main.floats"),
+        ("popfq", "RIP", "main.integers"),  # everything is a word off then
+    ],
+)
+@pytest.mark.parametrize("version", TESTED)
+def test_a_restore_that_is_missing_is_lost_by_name_at_every_boundary(
+    version: str, text: str, register: str, function: str, tmp_path: Path
+) -> None:
+    broken = without(program(version), text, tmp_path / "broken")
+    result = check(broken, function, points=12)
+    assert result.verdict == "lost"
+    assert [loss.register for loss in result.losses] == [register]
+    assert result.losses[0].points == result.points == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "register"), [("movups xmmword ptr", "XMM0"), ("mov qword ptr [rsp + 0x30], r8", "R8")]
+)
+@pytest.mark.parametrize("version", TESTED)
+def test_a_save_that_is_missing_is_lost_by_name(
+    version: str, text: str, register: str, tmp_path: Path
+) -> None:
+    broken = without(program(version), text, tmp_path / "broken")
+    result = check(broken, "main.floats", points=8)
+    assert [loss.register for loss in result.losses] == [register]
+    assert result.losses[0].points == 8
+
+
+def test_what_cannot_be_checked_is_said() -> None:
+    path = program(TESTED[-1])
+    with pytest.raises(UsageError, match=r"no function integerz; there is main\.integers"):
+        check(path, "integerz")
+    with pytest.raises(UsageError, match="was never called"):
+        check(path, "runtime.throw")
+    with pytest.raises(UsageError, match="g0"):
+        check(path, "runtime.schedule")
