@@ -14,6 +14,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from emulator.memory import Memory, UnmappedError
@@ -59,17 +60,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """`lines` are as at its start; `last` has the place of each word's last change.
-
-    Places at which Python wrote are there inverted (~), which is below zero.
-    """
+    """`lines` are as at its start; `last` has the mark of each word's last change."""
 
     lines: dict[int, bytes]
     last: dict[int, int]
 
 
-# A change within one line: place, or its inverse for Python; offset in the line; bytes before.
-_Undo = tuple[int, int, bytes]
+# Changes in order have rising marks: twice the place, and 1 more where Python wrote.
+# A change is its mark, its address, or offset in a line, and the bytes before.
+_Change = tuple[int, int, bytes]
 
 
 class History:
@@ -95,7 +94,7 @@ class History:
         stretches = recording.stretches() or [0]
         self._stretches = len(recording.stretches())
         self._starts = stretches[::GROUP]
-        self._changes = lru_cache(maxsize=8)(self._read_changes)
+        self._changes = lru_cache(maxsize=8)(self._read_lines)
         self._groups: list[_Group] = []
         self._dirty: dict[int, list[int]] = {}  # line -> groups that change it, rising
         self._build()
@@ -138,27 +137,41 @@ class History:
         now = self._group(place)
         for index in reversed(groups[: bisect.bisect_right(groups, now)]):
             found = self._groups[index].last.get(word)
-            if found is not None and (found if found >= 0 else ~found) > place:
+            if found is not None and found >> 1 > place:
                 found = self._last_until(place, index, line, word)
             if found is not None:
-                return Change(found, True) if found >= 0 else Change(~found, False)
+                return _changed(found)
         return None
 
-    def changes(self, address: int) -> list[Change]:
-        """All changes of the aligned word that holds an address, in order."""
-        line, found = address >> _SHIFT, []
-        start = address // _WORD * _WORD - (line << _SHIFT)
-        for index in self._dirty.get(line, []):
-            for place, offset, before in self._changes(index).get(line, []):
-                if offset < start + _WORD and offset + len(before) > start:
-                    found.append(Change(place, True) if place >= 0 else Change(~place, False))
-        return found
+    def values(self, addresses: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """For each aligned word: (place, value behind) of all its changes, in order."""
+        found: list[list[tuple[int, bytes]]] = [[] for _ in addresses]  # with what was before
+        for index, group in enumerate(self._groups):
+            for address, known in zip(addresses, found, strict=True):
+                if address // _WORD not in group.last:
+                    continue
+                line = address >> _SHIFT
+                start = address - (line << _SHIFT)
+                for mark, offset, before in self._changes(index).get(line, []):
+                    if offset < start + _WORD and offset + len(before) > start:
+                        whole = offset <= start and offset + len(before) >= start + _WORD
+                        known.append((mark >> 1, before[start - offset :][:_WORD] * whole))
+        values = []
+        for address, known in zip(addresses, found, strict=True):
+            places = [place for place, _ in known]
+            behind = [before for _, before in known[1:]]
+            values.append(
+                [
+                    (place, int.from_bytes(data or self.read(place, address, _WORD), "little"))
+                    for place, data in zip(places, [*behind, b""], strict=False)
+                ]
+            )
+        return values
 
     def _last_until(self, place: int, index: int, line: int, word: int) -> int | None:
         start = word * _WORD - (line << _SHIFT)
         for mark, offset, before in reversed(self._changes(index).get(line, [])):
-            when = mark if mark >= 0 else ~mark
-            if when <= place and offset < start + _WORD and offset + len(before) > start:
+            if mark >> 1 <= place and offset < start + _WORD and offset + len(before) > start:
                 return mark
         return None
 
@@ -180,7 +193,7 @@ class History:
             return data
         found = bytearray(data)
         for mark, offset, before in reversed(self._changes(now).get(line, [])):
-            if (mark if mark >= 0 else ~mark) <= place:
+            if mark >> 1 <= place:
                 break
             found[offset : offset + len(before)] = before
         return bytes(found)
@@ -189,32 +202,33 @@ class History:
         address = line << _SHIFT
         return self.memory.read(address, LINE) if self.memory.find(address) else bytes(LINE)
 
-    def _read_changes(self, index: int) -> dict[int, list[_Undo]]:
-        """What a group changes, by line, in order."""
+    def _read_changes(self, index: int) -> list[_Change]:
+        """What a group changes, in order."""
         recording = self._recording
-        marks: list[tuple[int, int, bytes]] = []
+        found: list[_Change] = []
         for stretch in range(index * GROUP, min(index * GROUP + GROUP, self._stretches)):
-            marks += [(n, a, before[:s]) for n, a, s, before in recording.overwritten(stretch)]
+            stores = recording.overwritten(stretch)
+            found += [(2 * n, a, before[:s]) for n, a, s, before in stores]
         writes = self._writes
         first = self._starts[index] if index else -1
         last = self._starts[index + 1] if index + 1 < len(self._starts) else 2**62
         low = bisect.bisect_right(writes, first, key=lambda write: write.place)
         high = bisect.bisect_right(writes, last, key=lambda write: write.place)
         if low < high:
-            # What an instruction stores that Python executes is among the stores already.
-            stored = {(n, a) for n, a, _ in marks}
-            # Python's come behind the instruction's; sorting keeps the order of equal places.
-            marks += [
-                (~w.place, w.address, w.before)
-                for w in writes[low:high]
-                if (w.place, w.address) not in stored
-            ]
-            marks.sort(key=lambda mark: mark[0] if mark[0] >= 0 else ~mark[0])
-        lines: dict[int, list[_Undo]] = {}
+            found += [(2 * w.place + 1, w.address, w.before) for w in writes[low:high]]
+            found.sort(key=itemgetter(0))
+        return found
+
+    def _read_lines(self, index: int) -> dict[int, list[_Change]]:
+        return self._by_line(self._read_changes(index))
+
+    def _by_line(self, changes: list[_Change]) -> dict[int, list[_Change]]:
+        """The changes of each line in order, with offsets in the line."""
+        lines: dict[int, list[_Change]] = {}
         ever = self._ever_mapped
-        for mark, address, before in marks:
+        for mark, address, before in changes:
             line = address >> _SHIFT
-            offset = address - (line << _SHIFT)
+            offset = address & LINE - 1
             if offset + len(before) <= LINE:
                 found = lines.get(line)
                 if found is not None:
@@ -240,26 +254,29 @@ class History:
         groups: list[_Group] = []
         for index in range(len(self._starts) - 1, -1, -1):
             changes = self._read_changes(index)
-            last: dict[int, int] = {}
-            for line, undo in changes.items():
+            lines = self._by_line(changes)
+            for line, undo in lines.items():
                 image = images.get(line)
                 if image is None:
                     image = images[line] = bytearray(self._final(line))
                 for _, offset, before in reversed(undo):
                     image[offset : offset + len(before)] = before
-                base = line << _SHIFT
-                for mark, offset, before in undo:
-                    word = (base + offset) // _WORD
-                    last[word] = mark
-                    if offset % _WORD + len(before) > _WORD:
-                        end = -(-(base + offset + len(before)) // _WORD)
-                        last.update(dict.fromkeys(range(word + 1, end), mark))
-            groups.append(_Group({line: bytes(images[line]) for line in changes}, last))
+            last = {address // _WORD: mark for mark, address, _ in changes}
+            for mark, address, before in changes:
+                if address % _WORD + len(before) > _WORD:
+                    end = -(-(address + len(before)) // _WORD)
+                    for word in range(address // _WORD, end):
+                        last[word] = max(mark, last.get(word, 0))
+            groups.append(_Group({line: bytes(images[line]) for line in lines}, last))
         groups.reverse()
         self._groups = groups
         for index, group in enumerate(groups):
             for line in group.lines:
                 self._dirty.setdefault(line, []).append(index)
+
+
+def _changed(mark: int) -> Change:
+    return Change(mark >> 1, by_instruction=not mark & 1)
 
 
 class PastMemory(Memory):

@@ -233,6 +233,7 @@ class Recorder:
 
     def __init__(self, cpu: CountingCpu, *, stores: bool = True) -> None:
         self.recording = Recording()
+        self.noted = (0, 0)  # position and address of the last store of Python's
         self._cpu = cpu
         self._stores = stores
         self._frames = memoryview(bytearray(2 * SIZE))
@@ -357,6 +358,7 @@ class Recorder:
 
     def note_store(self, address: int, size: int) -> None:
         """Records what a store of Python's, in the guest's name, is about to overwrite."""
+        self.noted = (self.position, address)
         for at in range(address, address + size, 8) if self._stores else ():
             self._on_store(0, 0, at, min(8, address + size - at), 0, 0)
 

@@ -99,7 +99,9 @@ class RunLog:
     # emulator.memory.Journal
 
     def overwritten(self, address: int, before: bytes) -> None:
-        """Python is about to write."""
+        """Python is about to write; an instruction's store that it makes is in the recording."""
+        if (self._recorder.position, address) == self._recorder.noted:
+            return
         self._writes.append(Overwritten(self._recorder.position, address, before))
 
     def mapped(self, region: Region) -> None:

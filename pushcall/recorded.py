@@ -131,6 +131,17 @@ class RecordedRun:
         index = bisect.bisect_right(steps, step) - 1
         return frames[index] if index >= 0 else None
 
+    def frame_change(self, step: int, m: int, bound: int, *, back: bool = False) -> int:
+        """Where the M's being in a handler changes next behind a step, or the step before that.
+
+        `bound` where it does not change on the way there; back, one step less.
+        """
+        steps, _ = self._frames.get(m, ([], []))
+        index = bisect.bisect_right(steps, step)
+        if back:
+            return max(steps[index - 1], bound) - 1 if index else bound - 1
+        return min(steps[index], bound) if index < len(steps) else bound
+
     def _signal_frames(self) -> dict[int, tuple[list[int], list[FrameBuilt | None]]]:
         found: dict[int, tuple[list[int], list[FrameBuilt | None]]] = {}
         for marked in self.events:
@@ -145,14 +156,13 @@ class RecordedRun:
 
     def _make_spans(self) -> list[Span]:
         rt, history, steps = self.rt, self.log.history, self.recording.steps
-        changes: dict[int, list[tuple[int, int]]] = {}  # of the g in TLS, by tid
-        for tid, thread in rt.machine.threads.items():
-            base = thread.registers["FS_BASE"]
-            if base:
-                changes[tid] = [
-                    (steps(c.place), history.at(c.place).u64(base - 8))
-                    for c in history.changes(base - 8)
-                ]
+        bases = {tid: t.registers["FS_BASE"] for tid, t in rt.machine.threads.items()}
+        slots = {tid: base - 8 for tid, base in bases.items() if base}  # where TLS has g
+        values = history.values(list(slots.values()))
+        changes = {
+            tid: [(steps(place), g) for place, g in found]
+            for tid, found in zip(slots, values, strict=True)
+        }
         threads = self.log.threads()
         ends = [start for start, _ in threads[1:]] + [len(self.recording)]
         spans: list[Span] = []

@@ -30,8 +30,9 @@ from runtime_model.events import (
 from runtime_model.timers import At, AtPC, Every, Random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from asm.image import Image
     from emulator.observer import InstructionTimer
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
@@ -199,24 +200,41 @@ def inject(rt: Runtime, injection: Injection) -> None:
 
 def resolve(rt: Runtime, text: str) -> int:
     """The address of SYM+OFF or 0xADDRESS in the snippet; it must start an instruction."""
+    try:
+        address = _address(text, (rt.user,))
+    except UsageError as error:
+        raise UsageError(f"--at-pc {error}") from None
+    function = rt.user.findfunc(address)
+    if function is None or function.instruction_at(address) is None:
+        raise UsageError(f"--at-pc {text}: no instruction of the file starts at {address:#x}")
+    return address
+
+
+def resolve_in(rt: Runtime, text: str) -> int:
+    """The address of SYM+OFF or 0xADDRESS in the snippet or the runtime's assembly."""
+    return _address(text, (rt.user, rt.text))
+
+
+def _address(text: str, images: Sequence[Image]) -> int:
     name, _, offset = text.partition("+")
     try:
         if name.startswith("0x"):
             address = int(name, 16)
         else:
             wanted = linker_name(name)
-            base = rt.user.address(wanted) or rt.user.address(f"main.{wanted}")
-            if base is None:
-                known = ", ".join(f.name for f in rt.user.functions)
-                raise UsageError(f"--at-pc {text}: no symbol {name}; there are: {known}")
-            address = base
-        address += int(offset, 0) if offset else 0
+            found = [
+                base
+                for candidate in (wanted, f"main.{wanted}", f"runtime.{wanted}")
+                for image in images
+                if (base := image.address(candidate)) is not None
+            ]
+            if not found:
+                known = ", ".join(f.name for f in images[0].functions)
+                raise UsageError(f"{text}: no symbol {name}; there are: {known}")
+            address = found[0]
+        return address + (int(offset, 0) if offset else 0)
     except ValueError:
-        raise UsageError(f"--at-pc {text}: not SYMBOL+OFFSET or 0xADDRESS") from None
-    function = rt.user.findfunc(address)
-    if function is None or function.instruction_at(address) is None:
-        raise UsageError(f"--at-pc {text}: no instruction of the file starts at {address:#x}")
-    return address
+        raise UsageError(f"{text}: not SYMBOL+OFFSET or 0xADDRESS") from None
 
 
 def _unmet(program: Program, out: Outcome) -> list[str]:

@@ -55,7 +55,7 @@ def trace(
     from pushcall.usage import UsageError
 
     viewer = not (plain or as_json)
-    if viewer and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if viewer and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
     policy, injection = timer(given)
     chosen = options(given, goroutines=given["goroutines"], procs=given["procs"], policy=policy)
@@ -66,6 +66,11 @@ def trace(
     elif plain:
         for line in lines(run, shown):
             click.echo(line)
+    else:
+        from pushcall.viewer import view
+
+        view(run)
+        return 130 if run.outcome.interrupted else 0
     tell(run)
     return status(run)
 
