@@ -10,7 +10,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from emulator import avx, checks, cpuid, fence
+from emulator import checks, cpuid, fence
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import Fault, FaultKind
@@ -258,6 +258,8 @@ class ExplainedStops:
 
     def _compute(self, code: bytes) -> Stop | int:
         """Executes an instruction of AVX or AVX-512, or refuses it."""
+        from emulator import avx  # some milliseconds, and most programs have none
+
         registers = Registers()
         self.save(registers)
         try:

@@ -33,7 +33,7 @@ _FIRST: Final = {
 }  # fmt: skip
 # Without RSP and RBX, which points to the data.
 _GENERAL: Final = (0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-END: Final = 0xE00  # of the data, from RBX on
+START, END = -0x200, 0xE00  # of the data, from RBX on; what lies before it can be read only
 
 
 def needs(code: int) -> int:
@@ -95,8 +95,8 @@ def _memory(instruction: iced_x86.Instruction, rng: random.Random) -> None:
     if rng.random() < 0.3:
         displacement += rng.randrange(64)
     instruction.memory_displ_size = 1 if -128 <= displacement < 128 else 8
-    if kind < 0.1:  # across the end of the data
-        displacement = END - rng.randrange(80)
+    if kind < 0.1:  # across an end of the data
+        displacement = rng.choice((START, END)) - rng.randrange(80)
         instruction.memory_displ_size = 8
     instruction.memory_base = Register.RBX
     instruction.memory_displacement = displacement % 2**64

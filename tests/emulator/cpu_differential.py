@@ -36,7 +36,7 @@ _BLANK = bytes(SIZE)
 
 SIGNALS = {
     FaultKind.DIVIDE: 8, FaultKind.EXCEPTION: 8, FaultKind.INVALID: 4, FaultKind.READ: 11,
-    FaultKind.WRITE: 11, FaultKind.PRIVILEGED: 11,
+    FaultKind.WRITE: 11, FaultKind.WRITE_PROTECTED: 11, FaultKind.PRIVILEGED: 11,
 }  # fmt: skip
 FLOATS = (
     0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, 3.0, 1e-310, 5e-324, 2.2250738585072014e-308,
@@ -113,6 +113,7 @@ class Differential:
         self.memories = [Memory() for _ in range(2)]
         for memory in self.memories:
             memory.map("code", CODE, 0x1000, Prot.RX)
+            memory.map("constants", DATA - 0x1000, 0x1000, Prot.READ)
             memory.map("data", DATA, 0x1000, Prot.RW)
         self.engine = UnicornCpu(self.memories[0])
         self.native = NativeCpu(self.memories[1], wide="avx" in self.groups)
