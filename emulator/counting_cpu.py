@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from emulator.memory import Region
-    from emulator.recording import Recorder
+    from emulator.observer import StepRecorder
     from emulator.witness import Witness
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
@@ -115,7 +115,7 @@ class CountingCpu(ExplainedStops):
         self._unrecorded = self._blocks_from = (
             _FOREVER + 1
         )  # runs of so many instructions are left to _run_otherwise
-        self._recorder: Recorder | None = None
+        self._recorder: StepRecorder | None = None
         self._calls: list[tuple[int, int, int]] = []  # arguments of call_before
         self.control = Control()
         self._words = self.control.words
@@ -292,8 +292,8 @@ class CountingCpu(ExplainedStops):
             return _ONE if count == 1 else Stop(StopReason.COUNT, count)
         return self._explain(error)
 
-    def record(self, recorder: Recorder | None) -> None:
-        """Has everything that is executed recorded, or nothing any more; `Recorder` calls this."""
+    def record(self, recorder: StepRecorder | None) -> None:
+        """Has everything that is executed recorded, or nothing any more; a recorder calls this."""
         if recorder is not None and self._recorder is not None:
             raise RuntimeError("this processor is being recorded already")
         if recorder is None:

@@ -48,6 +48,29 @@ class InstructionTimer(Protocol):
         """Called at the boundary. Where it changes nothing, `due` must no longer say 0."""
 
 
+class StepRecorder(Protocol):
+    """Who records each instruction that a processor executes (`CountingCpu.record`)."""
+
+    @property
+    def room(self) -> int:
+        """How many instructions may be executed before `collect` must be called."""
+
+    def collect(self) -> None:
+        """Makes room."""
+
+    def drop(self) -> None:
+        """The last instruction did not come to its end."""
+
+    def note(self, engine: int, address: int) -> None:
+        """Python is about to execute an instruction."""
+
+    def note_extended(self, state: bytes) -> None:
+        """What AVX adds to the registers before the next instruction (emulator.extended)."""
+
+    def note_store(self, address: int, size: int) -> None:
+        """Python is about to store in the guest's name."""
+
+
 @runtime_checkable
 class TimeStamped(Protocol):
     """A processor whose RDTSC asks for the time."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.code_marks import CodeMarks
-    from emulator.recording import Recorder
+    from emulator.observer import StepRecorder
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
 _PHYSICAL: Final = 2**52 - 1
@@ -86,7 +86,7 @@ class ExplainedStops:
     _live: int
     _tables: PageTables
     _batch: RegisterBatch
-    _recorder: Recorder | None
+    _recorder: StepRecorder | None
     _extended: bytes
     _after: Callable[[], None] | None
 

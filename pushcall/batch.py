@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from asm.image import Image
     from asm.source import Source
-    from pushcall.frames import FrameList, Frames
+    from emulator.frames import FrameList, Frames
     from runtime_model.runtime import Runtime
     from runtime_model.trampoline import Trampoline
 

@@ -13,19 +13,11 @@ import ctypes
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from emulator.frames import FRAME, NEXT, POISON, WINDOW, WORDS
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# A frame: a register block, then
-NEXT: Final = SIZE  # host address of the next frame, 0 for none
-WORDS: Final = SIZE + 8  # number of words in its stack window
-POISON: Final = SIZE + 16  # eight bytes for memory that the preemption may overwrite
-INDEX: Final = SIZE + 24  # of the boundary
-WINDOW: Final = SIZE + 32  # the stack from RSP upwards
-WINDOW_WORDS: Final = 62
-FRAME: Final = WINDOW + 8 * WINDOW_WORDS
 
 CALL_SIZE: Final = 5  # of the CALL that stands where the snippet would go on
 

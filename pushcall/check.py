@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.disassembly import memory_operands
 from emulator.fault import GuestFault, GuestStopped
+from emulator.frames import WINDOW_WORDS, Frames
 from pushcall.batch import Batch
-from pushcall.batch_hooks import WINDOW_WORDS
 from pushcall.crash import Place, describe, place
-from pushcall.frames import Frames
 from pushcall.side import Side
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
 from runtime_model.boot import BadProgramError

@@ -9,13 +9,12 @@ from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
 from asm.mkpreempt import stack_text, xregs_text
 from asm.source import Source
-from emulator import counting_cpu
+from emulator import counting_cpu, frames
+from emulator.frames import Frames
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, Registers
-from pushcall import batch_hooks
 from pushcall.api import program
 from pushcall.batch import Attempt, Batch
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
-from pushcall.frames import Frames
 from pushcall.side import Side
 from runtime_model.policy import Policy
 
@@ -41,8 +40,8 @@ def test_the_steps_use_the_words_and_offsets_that_they_name() -> None:
             number = Word[name] * 8
             assert f" + {number}]" in instruction or (number == 0 and "+" not in instruction)
     for name in ("NEXT", "WORDS", "POISON"):
-        assert f"[r8 + {getattr(batch_hooks, name)}]" in STEP_TEXT
-    assert f"lea     rsi, [r8 + {batch_hooks.WINDOW}]" in STEP_TEXT
+        assert f"[r8 + {getattr(frames, name)}]" in STEP_TEXT
+    assert f"lea     rsi, [r8 + {frames.WINDOW}]" in STEP_TEXT
     assert f"sub     rax, {CALL_SIZE} " in STEP_TEXT
     assert f"xor     rax, {int(ARITHMETIC_FLAGS):#x}" in STEP_TEXT
     assert f"mov     ecx, {SIZE // 8}\n" in STEP_TEXT
@@ -83,7 +82,7 @@ def tried(text: str, go: str) -> Attempt:
     )
     side = Side(config)
     side.advance(0)
-    frames = Frames(6)
+    room = Frames(6)
     registers, pc = side.registers, side.registers["RIP"]
     rsp = registers["RSP"] - 3000
     for slot in range(6):
@@ -92,7 +91,7 @@ def tried(text: str, go: str) -> Attempt:
         block["RSP"] = rsp - 24 * slot
         block["R9"], block["XMM7"] = slot, slot << 100
         window = bytes(range(slot, slot + 8 * slot))
-        frames.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot]))
-    batch = Batch(side.rt, config.trampoline, frames)
+        room.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot]))
+    batch = Batch(side.rt, config.trampoline, room)
     assert batch.cpu.counting == side.machine.cpu.counting  # type: ignore[attr-defined]
-    return batch.attempt(frames.listed(6))
+    return batch.attempt(room.listed(6))

@@ -1,7 +1,7 @@
-"""Recorded boundaries in host memory, as a batch takes them, in lists of equal PC.
+"""Boundaries in host memory: registers and a window of the stack, in lists of equal PC.
 
-A frame is laid out as batch_hooks says. Frames are named by their host addresses, as the machine
-code that fills and reads them does; a list is linked through them from its last frame to its first.
+Frames are named by their host addresses, as the machine code that fills and reads them does; a list
+is linked through them from its last frame to its first.
 """
 
 from __future__ import annotations
@@ -13,14 +13,39 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.hooks import host_address
 from emulator.registers import LAYOUT, SIZE, Registers
-from pushcall.batch_hooks import FRAME, INDEX, NEXT, POISON, WINDOW, WINDOW_WORDS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# A frame: a register block, then
+NEXT: Final = SIZE  # host address of the next frame, 0 for none
+WORDS: Final = SIZE + 8  # number of words in its stack window
+POISON: Final = SIZE + 16  # eight bytes for memory that may be overwritten at this boundary
+INDEX: Final = SIZE + 24  # of the boundary
+WINDOW: Final = SIZE + 32  # the stack from RSP upwards
+WINDOW_WORDS: Final = 62
+FRAME: Final = WINDOW + 8 * WINDOW_WORDS
+
 _RIP: Final = LAYOUT["RIP"][0]
 _TAIL: Final = struct.Struct("<QQ8sQ")  # NEXT, WORDS, POISON, INDEX
-assert (NEXT, WORDS, POISON, INDEX, WINDOW) == (SIZE, SIZE + 8, SIZE + 16, SIZE + 24, SIZE + 32)
+
+POISONS: Final = (0xDB, 0x24)  # complements of each other
+_GENERAL: Final = slice(0, 128)
+_VECTORS: Final = slice(LAYOUT["XMM0"][0], SIZE)
+
+
+def poison(index: int, registers: bytes | bytearray) -> bytes:
+    """The byte that memory is overwritten with at a boundary.
+
+    The two complements take turns. Where four aligned bytes of a general or vector register happen
+    to be that byte, so that a value which was never saved would be found again, the next byte is
+    taken of which that is not so: there are 96 such fours, and 256 bytes.
+    """
+    value = POISONS[index & 1]
+    fours = {registers[at : at + 4] for at in (*range(0, 128, 4), *range(_VECTORS.start, SIZE, 4))}
+    while bytes([value]) * 4 in fours:
+        value = (value + 1) & 0xFF
+    return bytes([value])
 
 
 @dataclass(slots=True)
