@@ -220,6 +220,15 @@ class CountingCpu(ExplainedStops):
         """The current RIP, without saving the rest."""
         return self._rip
 
+    @property
+    def random_state(self) -> object:
+        """What RDRAND and RDSEED go on from."""
+        return self._random.getstate()
+
+    @random_state.setter
+    def random_state(self, state: object) -> None:
+        self._random.setstate(state)  # type: ignore[arg-type]
+
     def add_gates(self, start: int, end: int) -> None:
         """Declares `[start, end)` to be gates; it need not be mapped."""
         self._marks.add(start, end, Mark.GATE)

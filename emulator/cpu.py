@@ -43,6 +43,7 @@ class Cpu(Protocol):
     """One processor in user mode (CPL 3 semantics), running the code of one `Memory`."""
 
     memory: Memory
+    random_state: object  # what random numbers go on from
     name: str  # of the engine and its way of counting, as reports quote it
 
     def attach(self, region: Region) -> None:

@@ -205,7 +205,8 @@ class FrameRecorder:
         block[Word.CODE], block[Word.CODE_SIZE] = code
         block[Word.LOWEST], block[Word.HIGH] = low + room, high
         self._lowest = low + room
-        block[Word.DELTA] = (host_address(self._memory.view(low, 1)) - low) % 2**64
+        view, offset = self._memory.locate(low, 1)
+        block[Word.DELTA] = (host_address(view) + offset - low) % 2**64
         block[Word.POISON] = int.from_bytes(bytes([POISONS[0]]) * 8, "little")
         block[Word.SHARE], block[Word.OF] = share
         self._empty()

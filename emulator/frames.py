@@ -6,6 +6,7 @@ is linked through them from its last frame to its first.
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import struct
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _TAIL: Final = struct.Struct("<QQ8sQ")  # NEXT, WORDS, POISON, INDEX
 
 POISONS: Final = (0xDB, 0x24)  # complements of each other
 _GENERAL: Final = slice(0, 128)
-_VECTORS: Final = slice(LAYOUT["XMM0"][0], SIZE)
+_VECTORS: Final = LAYOUT["XMM0"][0]
 
 
 def poison(index: int, registers: bytes | bytearray) -> bytes:
@@ -42,7 +43,8 @@ def poison(index: int, registers: bytes | bytearray) -> bytes:
     taken of which that is not so: there are 96 such fours, and 256 bytes.
     """
     value = POISONS[index & 1]
-    fours = {registers[at : at + 4] for at in (*range(0, 128, 4), *range(_VECTORS.start, SIZE, 4))}
+    block = bytes(registers)
+    fours = {block[at : at + 4] for at in (*range(0, 128, 4), *range(_VECTORS, SIZE, 4))}
     while bytes([value]) * 4 in fours:
         value = (value + 1) & 0xFF
     return bytes([value])
@@ -100,6 +102,13 @@ class Frames:
         """The boundary's number."""
         found: int = struct.unpack_from("<Q", self.view, address - self.base + INDEX)[0]
         return found
+
+    def find(self, index: int, count: int) -> int | None:
+        """The frame of a boundary among the first so many, which were filled in order."""
+        slot = bisect.bisect_left(range(count), index, key=lambda s: self.index(self.address(s)))
+        if slot == count or self.index(self.address(slot)) != index:
+            return None
+        return self.address(slot)
 
     def pc(self, address: int) -> int:
         """The boundary's PC."""

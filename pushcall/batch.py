@@ -221,6 +221,7 @@ class Batch:
             self.frames.link(frames.tail, following.head if following is not None else 0)
         self._catch(tuple(frames.pc for frames in group))
         self._words[Word.FRAME] = group[0].head
+        self._words[Word.CHANGED] = self._words[Word.LAST_RSP] = 0
         registers = self.frames.registers(group[0].head)
         x87 = [registers[name] for name in _X87]
         registers["RIP"], registers["RSP"] = self._start, self._scratch_stack
@@ -230,6 +231,7 @@ class Batch:
         ended = self._run(registers, found)
         self.cpu.save(registers)
         kept = not registers.extended and [registers[name] for name in _X87] == x87
+        ended = ended and not self._words[Word.CHANGED]
         if not ended or not kept or self._content() != self._base:
             self._reset()
             return False
@@ -293,14 +295,16 @@ class Batch:
         """What the landing differs in: the state that batch·landed stored, and the window."""
         frame = self.frames.registers(address)
         state = Registers(self.memory.read(self._state, SIZE))
-        state["RIP"] = self.memory.u64(state["RSP"] - 8) - CALL_SIZE
+        rsp = frame["RSP"]
+        if state["RSP"] != rsp:
+            return [Loss(register="RSP", before=rsp, after=state["RSP"])]
+        state["RIP"] = self.memory.u64(rsp - 8) - CALL_SIZE
         losses = [
             Loss(register=name, before=frame[name], after=state[name])
             for name in frame.diff(state)
             if name in _COMPARED
         ]
         before = self.frames.window(address)
-        rsp = frame["RSP"]
         return losses + memory_losses(rsp, before, self.memory.read(rsp, len(before)))
 
     def _reset(self) -> None:

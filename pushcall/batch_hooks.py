@@ -2,7 +2,8 @@
 
 Called before marked instructions of asm/go/batch_amd64.s (RDI = engine, RSI = address, RCX = the
 block whose words `Word` names). It compares what landed with its frame, overwrites what the frame
-and its preemption left in memory, and sets up the next one. The goroutine's stack and the guest's
+and its preemption left in memory, and sets up the next one, which would hide what was written to
+its place out of turn: so it first sees that nothing was. The goroutine's stack and the guest's
 variables are written where the engine has them mapped. The text says what the bytes are; a test
 assembles it.
 """
@@ -36,6 +37,9 @@ class Word(IntEnum):
     SCRATCH = 8  # host address of p.xRegs.scratch,
     CACHE = 9  # of the block that p.xRegs.cache names,
     AREA = 10  # and their size in words, 0 before Go 1.26
+    CHANGED = 11  # whether the stack was not as it should have been before a frame came into it
+    LAST_RSP = 12  # of the last frame for which that was looked at
+    LAST_WORDS = 13
 
 
 class Verdict(IntEnum):
@@ -117,6 +121,26 @@ STEP_TEXT: Final = """
         mov     r10, rcx
         mov     r8, [rcx]                   ; FRAME
     set:
+        mov     r11, [r8 + 32]
+        mov     rcx, [r8 + 568]             ; WORDS
+        cmp     r11, [r10 + 96]             ; LAST_RSP
+        jne     clean
+        cmp     rcx, [r10 + 104]            ; LAST_WORDS
+        je      cleaned
+    clean:
+        mov     [r10 + 96], r11             ; LAST_RSP
+        mov     [r10 + 104], rcx            ; LAST_WORDS
+        mov     rdi, [r10 + 40]             ; DEAD
+        add     rcx, rdi
+        shl     rdi, 3
+        neg     rdi
+        add     rdi, r11
+        add     rdi, [r10 + 32]             ; DELTA
+        mov     rax, [r10 + 56]             ; BASE
+        repe    scasq
+        je      cleaned
+        mov     qword ptr [r10 + 88], 1     ; CHANGED
+    cleaned:
         mov     rsi, r8
         mov     rdi, [r10 + 16]             ; LOAD
         mov     ecx, 70
@@ -173,14 +197,15 @@ STEP: Final = bytes.fromhex(
     "00003d3002000075d6660fefc9660f74c1660fd7c03dffff0000752c418b80a0000000413b81a0000000751c"
     "498b7a204c01df498db050020000498b883802000039c0f348a77416498b423048c70001000000c34989ca4c"
     "8b014d8b5820498b4a28488d14cd00000000498b7a204c01df4829d749038838020000498b4238f348ab498b"
-    "7a40498b4a50f348ab4d8b80300200004d89024d85c00f8497000000eb064989ca4c8b014c89c6498b7a10b9"
-    "46000000f348a5498b5218660f76c031c0f3410f6f0c00660fefc8f30f7f0c0283c0103d3002000075e7498b"
-    "80880000004835d508000048898288000000498b4a28488d14cd00000000498b7a20490378204829d7498b80"
-    "40020000f348ab498db050020000498b8838020000f348a5498b7a40498b4a50f348ab498b423048c7000000"
-    "0000c3498b423048c70002000000c34889ca488b7240488b7a48488b4a50f348a5488b02488b804002000048"
-    "8b7a40488b4a50f348abc3"
+    "7a40498b4a50f348ab4d8b80300200004d89024d85c00f84dc000000eb064989ca4c8b014d8b5820498b8838"
+    "0200004d3b5a607506493b4a68742e4d895a6049894a68498b7a284801f948c1e70348f7df4c01df49037a20"
+    "498b4238f348af740849c74258010000004c89c6498b7a10b946000000f348a5498b5218660f76c031c0f341"
+    "0f6f0c00660fefc8f30f7f0c0283c0103d3002000075e7498b80880000004835d50800004889828800000049"
+    "8b4a28488d14cd00000000498b7a20490378204829d7498b8040020000f348ab498db050020000498b883802"
+    "0000f348a5498b7a40498b4a50f348ab498b423048c70000000000c3498b423048c70002000000c34889ca48"
+    "8b7240488b7a48488b4a50f348a5488b02488b8040020000488b7a40488b4a50f348abc3"
 )
-ENTRIES: Final = {"judge": 0, "next": 172, "begin": 250, "save": 411}  # offsets in it
+ENTRIES: Final = {"judge": 0, "next": 172, "begin": 250, "save": 480}  # offsets in it
 
 
 def python_steps(words: memoryview[int]) -> dict[str, Callable[[], None]]:
@@ -236,7 +261,17 @@ def python_steps(words: memoryview[int]) -> dict[str, Callable[[], None]]:
         else:
             put(words[Word.VERDICT], Verdict.DONE)
 
+    def look() -> None:
+        rsp, used = frame_word(LAYOUT["RSP"][0]), frame_word(WORDS)
+        if (rsp, used) != (words[Word.LAST_RSP], words[Word.LAST_WORDS]):
+            words[Word.LAST_RSP], words[Word.LAST_WORDS] = rsp, used
+            size = words[Word.DEAD] + used
+            base = words[Word.BASE].to_bytes(8, "little")
+            if memory(stack() - 8 * words[Word.DEAD], 8 * size) != base * size:
+                words[Word.CHANGED] = 1
+
     def begin() -> None:
+        look()
         frame = memory(words[Word.FRAME], FRAME)
         memory(words[Word.LOAD], SIZE)[:] = frame[:SIZE]
         memory(words[Word.OPPOSITE], SIZE)[:] = bytes(byte ^ 0xFF for byte in frame[:SIZE])

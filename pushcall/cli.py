@@ -104,7 +104,9 @@ def check(file: Path, as_json: bool, **given: Any) -> int:
 
     program = load(file, options(given))
     with progress("boundaries") as report:
-        result = checking.check(program.config, report, budget=given["budget"])
+        result = checking.check(
+            program.config, lambda done, _: report(done), budget=given["budget"]
+        )
     if as_json:
         _print_json(result.to_json())
     else:

@@ -1,4 +1,4 @@
-"""One of the two runtimes of a check, advanced one instruction of the snippet at a time."""
+"""One of the two runtimes of a check, stopped between any two instructions of the snippet."""
 
 from __future__ import annotations
 
@@ -91,6 +91,47 @@ class Side:
             self._target = None
             return True
         return self.machine.run() is None
+
+    @property
+    def at(self) -> int:
+        """The number of the boundary where it is."""
+        return self.machine.user_instructions
+
+    def code(self) -> tuple[int, int]:
+        """The range of the snippet's code: address and size."""
+        parts = [s for s in self.rt.user.segments if s.executable and s.data]
+        start = min(part.address for part in parts)
+        return start, max(part.address + len(part.data) for part in parts) - start
+
+    def start(self) -> bool:
+        """Goes to the first boundary, where `restart` returns to. Raises GuestStopped."""
+        alive = self.advance(0)
+        self._first = (self.machine.snapshot(), self.machine.cpu.random_state, self.thread)
+        return alive
+
+    def seek(self, index: int) -> bool:
+        """Goes to a boundary, forwards or by starting again; False if the program ends before."""
+        if index < self.at or self.exited is not None:
+            self.restart()
+        return index == self.at or self.advance(index - self.at)
+
+    def restart(self) -> None:
+        """Back to the first boundary, of which `start` took a copy."""
+        self._become(*self._first)
+        self.exited = None
+
+    def follow(self, other: Side) -> None:
+        """Becomes a copy of the other runtime, which was booted from the same program."""
+        machine = other.machine
+        self._become(machine.snapshot(), machine.cpu.random_state, other.thread)
+        self.exited = other.exited
+
+    def _become(self, snapshot: Snapshot, random_state: object, thread: Thread | None) -> None:
+        self.machine.restore(snapshot)
+        self.machine.cpu.random_state = random_state
+        self.rt.watch.preempted.clear()
+        self.thread = self.machine.threads[thread.tid] if thread is not None else None
+        self._target = None
 
     def _left(self, thread: Thread) -> None:
         self.thread = thread

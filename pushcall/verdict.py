@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pushcall.crash import Crash, Place
+    from runtime_model.events import Loss
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class CheckResult:
     points: int = 0
     direct: int = 0  # of the points, those that went through the whole runtime
     boundaries: int = 0
+    of: int | None = None  # the boundaries that these were chosen from, if not all were tried
     unsafe: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
     losses: list[RegisterLoss] = field(default_factory=list)
@@ -117,20 +120,42 @@ class CheckResult:
         return document
 
     def add(self, other: CheckResult) -> None:
-        """Takes over what another pass found at boundaries that this one did not judge."""
+        """Takes over what another part of the check found, at other boundaries."""
         self.points += other.points
         self.direct += other.direct
         self.interrupted |= other.interrupted
-        by_register = {loss.register: loss for loss in self.losses}
+        for reason, count in other.refusals.items():
+            self.refuse(reason, count)
         for loss in other.losses:
-            mine = by_register.get(loss.register)
+            mine = next((each for each in self.losses if each.register == loss.register), None)
             if mine is None:
-                self.losses.append(loss)
+                self.losses.append(dataclasses.replace(loss))
                 continue
-            first, _ = sorted((mine, loss), key=lambda each: each.first.index)
-            first.points = mine.points + loss.points
-            self.losses[self.losses.index(mine)] = first
+            points = mine.points + loss.points
+            first = loss if loss.first.index < mine.first.index else mine
+            self.losses[self.losses.index(mine)] = dataclasses.replace(first, points=points)
+        self.findings += [each for each in other.findings if each not in self.findings]
         self.losses.sort(key=lambda each: each.first.index)
+
+    def lose(self, boundary: Boundary, loss: Loss, note: str = "") -> None:
+        """Takes up a loss; of a register's losses the first is shown."""
+        found = next((each for each in self.losses if each.register == loss.register), None)
+        if found is None:
+            self.losses.append(
+                RegisterLoss(
+                    loss.register, 1, boundary, loss.before, loss.after, loss.address, note
+                )
+            )
+            return
+        found.points += 1
+        if boundary.index < found.first.index:
+            found.first, found.before, found.after = boundary, loss.before, loss.after
+            found.address, found.note = loss.address, note
+
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Counts boundaries at which the runtime refuses."""
+        self.unsafe += count
+        self.refusals[reason] = self.refusals.get(reason, 0) + count
 
     def lines(self) -> Iterable[str]:
         """The text of the command; styles as in show.py."""

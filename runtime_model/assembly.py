@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from runtime_model.trampoline import Trampoline
     from runtime_model.version import GoVersion
 
+BATCH_TEXT: Final = 0x3C_0000  # where the runtime itself has nothing
+BATCH_DATA: Final = 0x3D_0000
 GATES: Final = 0x3F_0000  # within reach of CALL
 TEXT: Final = 0x40_1000
 DATA: Final = 0x46_0000
@@ -76,7 +78,8 @@ def assemble_batch(
 
     def base(entry: int) -> Image:
         known = dict(gates) | {"runtime.asyncPreempt": entry}
-        return _base(("batch_amd64.s",), layout, tuple(known.items()))
+        places = (BATCH_TEXT, BATCH_DATA)
+        return _base(("batch_amd64.s",), layout, tuple(known.items()), places)
 
     # The trampoline calls asyncPreempt2 here, and is called: neither's size depends on the other.
     known = exports(base(TRAMPOLINE)) | dict(gates)
@@ -93,13 +96,18 @@ def exports(image: Image) -> dict[str, int]:
 
 
 @lru_cache(maxsize=32)
-def _base(names: tuple[str, ...], layout: Layout, externs: tuple[tuple[str, int], ...]) -> Image:
+def _base(
+    names: tuple[str, ...],
+    layout: Layout,
+    externs: tuple[tuple[str, int], ...],
+    places: tuple[int, int] = (TEXT, DATA),
+) -> Image:
     """Files of asm.go, assembled once in a process."""
     return assemble(
         [_text(name) for name in names],
         runtime_target(layout),
-        text_address=TEXT,
-        data_address=DATA,
+        text_address=places[0],
+        data_address=places[1],
         externs=dict(externs),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator.fault import GuestStopped
-from runtime_model.poison import STACK_POISON
 from runtime_model.runtime import named
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def poison_scratch(rt: Runtime, pp: P) -> None:
     whoever is preempted on the P next.
     """
     size = rt.layout.size("xRegState")
-    rt.memory.write(pp.field_address("xRegs.scratch"), STACK_POISON * size)
+    rt.memory.write(pp.field_address("xRegs.scratch"), rt.stack_poison * size)
 
 
 @named

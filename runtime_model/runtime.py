@@ -85,6 +85,7 @@ class Runtime:
         self.version = version
         self.symbols: dict[str, int] = {}
         self.preemption_poison: Callable[[G], Poison] = lambda _: _POISON
+        self.stack_poison = STACK_POISON  # a byte for memory that may be overwritten
         self._thread: Thread | None = None
         self._m_of_thread: dict[int, int] = {}
         self._number_of_g: dict[int, int] = {}
@@ -254,7 +255,7 @@ class Runtime:
         region = self.memory.find(rsp - 1)
         if region is not None:
             low = max(region.start, rsp - size)
-            self.memory.write(low, STACK_POISON * (rsp - low))
+            self.memory.write(low, self.stack_poison * (rsp - low))
 
     # Allocation.
 

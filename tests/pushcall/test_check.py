@@ -147,9 +147,10 @@ TEXT main·f(SB), 0, $200-0
 	RET
 """
     config = program(snippet(body, "NOSPLIT, $8-0"), go="1.22").config
-    check_ = Check(config)
+    check_ = Check(config, all_direct=True)
     result = check_.run()
     assert result.ok
     assert result.unsafe > 0
     # Both runs execute the same instructions: nothing gave way and came again.
-    assert check_.twin.machine.user_instructions == check_.side.machine.user_instructions
+    direct = check_.worker.direct_runner
+    assert direct.twin.machine.user_instructions == direct.side.machine.user_instructions

@@ -1,0 +1,132 @@
+"""The parts of a check that can be done apart, in whatever process: see check.py.
+
+A worker keeps the booted runtimes of the program that it was given last. Parts are fixed by the
+program alone, so what comes out does not depend on who does which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from emulator.dead_stack import DeadStack
+from emulator.fault import GuestStopped
+from pushcall.crash import describe
+from pushcall.direct import Direct
+from pushcall.side import Side
+from pushcall.survey import Survey, Surveyed
+from runtime_model.boot import BadProgramError
+from runtime_model.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pushcall.crash import Crash
+    from pushcall.verdict import CheckResult
+    from runtime_model.boot import Config
+
+
+@dataclass(frozen=True)
+class Run:
+    """The program left alone: how many boundaries it has, how it ended, and its dead loads.
+
+    A dead load is (boundary whose instruction reads stack that was dead, the last boundary at which
+    it was); `lost` of them are not among `dead`.
+    """
+
+    boundaries: int
+    ended: bool
+    crash: Crash | None = None
+    dead: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    lost: int = 0
+
+
+class Worker:
+    """The runtimes of one program."""
+
+    def __init__(self, config: Config) -> None:
+        if not config.version.asynchronous:
+            raise BadProgramError(
+                f"Go {config.version} has no asynchronous preemption: there is nothing to check"
+            )
+        self.config = config
+        self._alone = dataclasses.replace(
+            config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
+        )
+        self.twin = Side(self._alone)
+        self._survey: Survey | None = None
+        self._begun = False
+
+    def _begin(self) -> bool:
+        """Brings the twin to the first boundary, once; False if there is none."""
+        if not self._begun:
+            self._begun = True
+            return self.twin.start()
+        return True
+
+    def run_alone(self, budget: int) -> Run:
+        """Follows the program to its end, or for `budget` of its instructions."""
+        twin = self.twin
+        try:
+            alive = self._begin()
+        except GuestStopped as stopped:
+            return Run(0, ended=False, crash=describe(twin.rt, stopped))
+        if not alive:
+            return Run(0, ended=True)
+        crash = None
+        stack = (twin.stack_lo, twin.stack_hi)
+        rsp = twin.registers["RSP"]
+        dead = DeadStack(twin.machine.cpu, twin.code(), stack, rsp)  # type: ignore[arg-type]
+        with dead:
+            try:
+                alive = twin.advance(budget)
+            except GuestStopped as stopped:
+                crash = describe(twin.rt, stopped)
+        return Run(twin.at, not alive and crash is None, crash, frozenset(dead.loads()), dead.lost)
+
+    def survey(
+        self,
+        part: tuple[int, int],
+        wanted: frozenset[int],
+        share: tuple[int, int],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Surveyed:
+        """Tries the boundaries of a part in batches."""
+        self._begin()
+        if self._survey is None or self._survey.share != share:
+            self._survey = Survey(self.twin, self.config, share)
+        return self._survey.run(*part, wanted, progress)
+
+    @cached_property
+    def direct_runner(self) -> Direct:
+        """The two runtimes that stay side by side."""
+        side = Side(self._alone, self.twin)
+        side.start()
+        return Direct(self.twin, side)
+
+    def direct(
+        self,
+        indexes: Sequence[int],
+        uncounted: frozenset[int],
+        end: int | None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> tuple[CheckResult, int]:
+        """Tries boundaries through the whole runtime; also, how often one gave way."""
+        self._begin()
+        direct = self.direct_runner
+        result = direct.run(indexes, uncounted=uncounted, end=end, progress=lambda: progress(1))
+        return result, direct.descheduled
+
+
+_kept: dict[str, Any] = {}
+
+
+def worker_for(config: Config) -> Worker:
+    """This process's worker for a program."""
+    if _kept.get("config") != config:
+        _kept["worker"] = Worker(config)
+        _kept["config"] = config
+    worker: Worker = _kept["worker"]
+    return worker
