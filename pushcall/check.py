@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pushcall.survey import Surveyed
     from runtime_model.boot import Config
 
-BUDGET: Final = 50_000_000  # instructions of a program that is left alone: minutes of checking
+BUDGET: Final = 20_000_000  # instructions of a program that is left alone: a minute of checking
 PART: Final = 1 << 18  # boundaries of a part of the survey
 DIRECT_PART: Final = 256  # directly tried boundaries of a part
 
@@ -35,19 +35,24 @@ DIRECT_LIMIT: Final = 20_000
 DIRECT_SHARE: Final = 100
 
 
+# Arguments of Worker.survey and Worker.direct.
+SurveyPart = tuple[tuple[int, int], frozenset[int], tuple[int, int]]
+DirectPart = tuple[list[int], frozenset[int], int | None, bool]
+
+
 class Pool(Protocol):
     """Who does the parts. Results come in the order of the parts."""
 
     def survey(
         self,
-        parts: Sequence[tuple[tuple[int, int], frozenset[int], tuple[int, int]]],
+        parts: Sequence[SurveyPart],
         progress: Callable[[int], None],
     ) -> Iterable[Surveyed]:
         """Worker.survey of each."""
 
     def direct(
         self,
-        parts: Sequence[tuple[Sequence[int], frozenset[int], int | None]],
+        parts: Sequence[DirectPart],
         progress: Callable[[int], None],
     ) -> Iterable[tuple[CheckResult, int]]:
         """Worker.direct of each."""
@@ -61,7 +66,7 @@ class Alone:
 
     def survey(
         self,
-        parts: Sequence[tuple[tuple[int, int], frozenset[int], tuple[int, int]]],
+        parts: Sequence[SurveyPart],
         progress: Callable[[int], None],
     ) -> Iterable[Surveyed]:
         """Worker.survey of each."""
@@ -69,7 +74,7 @@ class Alone:
 
     def direct(
         self,
-        parts: Sequence[tuple[Sequence[int], frozenset[int], int | None]],
+        parts: Sequence[DirectPart],
         progress: Callable[[int], None],
     ) -> Iterable[tuple[CheckResult, int]]:
         """Worker.direct of each."""
@@ -138,7 +143,7 @@ class Check:
             taken = [
                 i for i in range(last) if (i + 1) * share[0] // share[1] > i * share[0] // share[1]
             ]
-            self._try_directly(taken, run)
+            self._try_directly(taken, run, inputs=True)
             return
         surveyed = self._survey(run, share)
         chosen = self._choose(surveyed, run)
@@ -147,7 +152,8 @@ class Check:
         for each in surveyed:
             self._settle(each, chosen)
         self._of = self._done + len(chosen)
-        self._try_directly(sorted(chosen), run)
+        pcs = {abs(pc) for each in surveyed for pc in each.first}
+        self._try_directly(sorted(chosen), run, inputs=self.worker.has_inputs(pcs))
 
     def _survey(self, run: Run, share: tuple[int, int]) -> list[Surveyed]:
         count = run.boundaries
@@ -206,16 +212,16 @@ class Check:
             for boundary, loss in outcome:
                 self.result.lose(boundary, loss)
 
-    def _try_directly(self, chosen: Sequence[int], run: Run) -> None:
+    def _try_directly(self, chosen: Sequence[int], run: Run, *, inputs: bool) -> None:
         since: dict[int, set[int]] = {}
         for index, dead_at in run.dead:
             since.setdefault(index, set()).add(dead_at)
-        parts: list[tuple[Sequence[int], frozenset[int], int | None]] = []
+        parts: list[DirectPart] = []
         for first in range(0, len(chosen), DIRECT_PART):
             counted = chosen[first : first + DIRECT_PART]
             before = {at for index in counted for at in since.get(index, ())} - set(counted)
             end = run.boundaries if run.ended and first + DIRECT_PART >= len(chosen) else None
-            parts.append((sorted({*counted, *before}), frozenset(before), end))
+            parts.append((sorted({*counted, *before}), frozenset(before), end, inputs))
         for result, descheduled in self.pool.direct(parts, self._advance):
             self.result.add(result)
             self._descheduled += descheduled

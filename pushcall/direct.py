@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pushcall.crash import Place
     from pushcall.side import Side
 
+SINGLY: Final = 16  # instructions between two preemptions that are compared one by one
+SINGLY_WITH_INPUTS: Final = 4096
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 # Registers that belong to the thread, not to the goroutine.
@@ -54,12 +56,13 @@ _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
 
 # Instructions whose results no two runs share; the twin's results are taken over, as a recorder
 # takes inputs, so they are never blamed on a preemption.
-_INPUTS: Final = (
+INPUTS: Final = (
     b"\x0f\x31",
     b"\x0f\x01\xf9",
     b"\x0f\xa2",
     b"\x0f\x05",
 )  # RDTSC(P), CPUID, SYSCALL
+INPUT_SIZE: Final = 3  # bytes of the longest
 _INPUT_REGISTERS: Final = ("RAX", "RBX", "RCX", "RDX")
 
 
@@ -94,6 +97,7 @@ class Direct:
         self._injecting = False
         self._counted = True
         self._previous: _Previous | None = None
+        self._inputs = True
         self._places: dict[int, Place] = {}
         side.on_left = self._landed
         side.machine.events.subscribe(self._listen)
@@ -105,34 +109,41 @@ class Direct:
         *,
         uncounted: frozenset[int] = frozenset(),
         end: int | None = None,
+        inputs: bool = True,
         progress: Callable[[], None] = lambda: None,
     ) -> CheckResult:
         """Preempts at these boundaries, which rise and are there.
 
         `end` is the number of instructions after which the program ends by itself: both are then
-        followed until there.
+        followed until there. `inputs` says that it may execute instructions whose results no two
+        runs share: what they lead to is not compared over long stretches.
 
         At `uncounted` ones the preemption only leaves its traces in memory for those that follow.
         """
         result = self.result = CheckResult(self.result.go, self.result.engine)
         self.descheduled = 0
         self._previous = None
-        started = False
+        self._inputs = inputs
+        started = alive = False
         for index in indexes:
             if not started:
-                if not self.twin.seek(index):
-                    return result
+                self.twin.seek(index)
                 self.side.follow(self.twin)
                 started = True
             elif not self._advance_to(index):
+                alive = False
                 break
             self._counted = index not in uncounted
-            if not self._try(Boundary(index, self._place(self.twin.registers["RIP"]))):
-                return result
+            boundary = Boundary(index, self._place(self.twin.registers["RIP"]))
+            self._inject(boundary)
+            alive = self._step(boundary)
             if self._counted:
                 progress()
-        if end is not None and started and self.twin.exited is None:
-            self._advance_to(end + 1)
+            self._counted = True
+            if not alive:
+                break
+        if end is not None and alive and self._advance_to(end - 1):
+            self._step(Boundary(end - 1, self._place(self.twin.registers["RIP"])))
         if self.twin.exited is not None and self.side.exited is not None:
             self._compare_ends()
         return result
@@ -140,20 +151,25 @@ class Direct:
     def _advance_to(self, index: int) -> bool:
         """Lets both run up to a boundary; False where the program ends before."""
         count = index - self.twin.at
-        if count == 0:
-            return self.twin.exited is None
+        alive = True
+        if count <= (SINGLY_WITH_INPUTS if self._inputs else SINGLY):
+            while alive and self.twin.at < index:
+                pc = self.twin.registers["RIP"]
+                alive = self._step(Boundary(self.twin.at, self._place(pc)))
+            return alive
         alive = self.twin.advance(count)  # nothing stops it on the way: that was seen before
         try:
             side_alive = self.side.advance(count)
         except GuestStopped as stopped:
             self._stray(self._last(), stopped)
             return alive
-        if alive != side_alive:
+        if self._inputs:
+            self._repair()
+        elif alive != side_alive:
             loss = Loss(register="RIP", before=0, after=0)
             self._lose(self._last(), loss, "the end differs")
             self._repair()
-            return alive
-        if alive:
+        elif alive:
             self._compare_on_arrival()
         return alive
 
@@ -161,10 +177,9 @@ class Direct:
         assert self._previous is not None
         return self._previous.boundary
 
-    def _try(self, boundary: Boundary) -> bool:
-        """One boundary and the instruction behind it; False if the twin stops there."""
+    def _step(self, boundary: Boundary) -> bool:
+        """The instruction behind a boundary, on both; False if the twin goes no further."""
         twin, side = self.twin, self.side
-        self._inject(boundary)
         self._previous = _Previous(boundary, twin.registers.copy(), twin.stack(), side.stack())
         try:
             alive = twin.advance(1)
@@ -174,13 +189,13 @@ class Direct:
             side_alive = side.advance(1)
         except GuestStopped as stopped:
             self._stray(boundary, stopped)
-            return True
+            return alive
         if side_alive != alive:
             self._lose(boundary, Loss(register="RIP", before=0, after=0), "the end differs")
             self._repair()
         elif alive:
             self._compare_with_twin()
-        return True
+        return alive
 
     def _place(self, pc: int) -> Place:
         known = self._places.get(pc)
@@ -316,7 +331,7 @@ class Direct:
         boundary, before = self._previous.boundary, self._previous.registers
         twin, side = self.twin.registers, self.side.registers
         executed = self.twin.rt.memory.read(before["RIP"], 4) if boundary.place.symbol else b""
-        if executed.startswith(_INPUTS):
+        if executed.startswith(INPUTS):
             for name in _INPUT_REGISTERS:
                 side[name] = twin[name]
         losses = [

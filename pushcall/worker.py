@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from emulator.dead_stack import DeadStack
 from emulator.fault import GuestStopped
 from pushcall.crash import describe
-from pushcall.direct import Direct
+from pushcall.direct import INPUT_SIZE, INPUTS, Direct
 from pushcall.side import Side
 from pushcall.survey import Survey, Surveyed
 from runtime_model.boot import BadProgramError
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pushcall.crash import Crash
     from pushcall.verdict import CheckResult
@@ -99,6 +99,11 @@ class Worker:
             self._survey = Survey(self.twin, self.config, share)
         return self._survey.run(*part, wanted, progress)
 
+    def has_inputs(self, pcs: Iterable[int]) -> bool:
+        """Whether an instruction at one of these PCs has results that no two runs share."""
+        places = (self.twin.rt.memory.locate(pc, 1) for pc in pcs)
+        return any(bytes(view[at : at + INPUT_SIZE]).startswith(INPUTS) for view, at in places)
+
     @cached_property
     def direct_runner(self) -> Direct:
         """The two runtimes that stay side by side."""
@@ -111,12 +116,19 @@ class Worker:
         indexes: Sequence[int],
         uncounted: frozenset[int],
         end: int | None,
+        inputs: bool,
         progress: Callable[[int], None] = lambda _: None,
     ) -> tuple[CheckResult, int]:
         """Tries boundaries through the whole runtime; also, how often one gave way."""
         self._begin()
         direct = self.direct_runner
-        result = direct.run(indexes, uncounted=uncounted, end=end, progress=lambda: progress(1))
+        result = direct.run(
+            indexes,
+            uncounted=uncounted,
+            end=end,
+            inputs=inputs,
+            progress=lambda: progress(1),
+        )
         return result, direct.descheduled
 
 

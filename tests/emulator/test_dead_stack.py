@@ -19,15 +19,15 @@ PROGRAMS = {
     "a call": ("call f; nop; ud2; f: ret", []),
     "what was there at first": ("mov rax, [rsp]; mov rbx, [rsp + 16]", []),
     "below RSP": ("mov [rsp - 8], rax; mov rbx, [rsp - 8]; nop", [(1, 1)]),
-    "below RSP, written by the same instruction": ("push rax; add rsp, 8; push [rsp - 8]", [(2, 2)]),
+    "below RSP, of a push": ("push rax; add rsp, 8; push [rsp - 8]", [(2, 2)]),
     "taken into a frame behind the write": (
         "mov [rsp - 8], rax; nop; sub rsp, 8; mov rbx, [rsp]; mov rcx, [rsp]", [(3, 2)],
     ),
     "a slot that nobody wrote": ("sub rsp, 64; nop; nop; mov eax, [rsp + 12]", [(3, 0)]),
     "half a slot": ("sub rsp, 16; mov [rsp], eax; mov ebx, [rsp]; mov rbx, [rsp]", [(3, 0)]),
     "one byte of sixteen": (
-        "sub rsp, 16; mov [rsp], rax; mov [rsp + 8], eax; mov [rsp + 12], ax; mov [rsp + 14], al;"
-        "movups xmm0, [rsp]; mov [rsp + 15], al; movups xmm0, [rsp]", [(5, 0)],
+        ("sub rsp, 16; mov [rsp], rax; mov [rsp + 8], eax; mov [rsp + 12], ax; mov [rsp + 14], al;"
+        "movups xmm0, [rsp]; mov [rsp + 15], al; movups xmm0, [rsp]"), [(5, 0)],
     ),
     "a frame that was given back": (
         "push rax; add rsp, 8; sub rsp, 8; pop rax", [(3, 2)],

@@ -1,0 +1,179 @@
+"""The survey and batches find what the whole runtime finds at every boundary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asm.mkpreempt import stack_text, xregs_text
+from pushcall.api import check
+
+if TYPE_CHECKING:
+    from pushcall.verdict import CheckResult
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.s"))
+HEAD = '#include "textflag.h"\n'
+
+
+def short(name: str) -> str:
+    text = (EXAMPLES / name).read_text("utf-8")
+    return re.sub(r"^#define (ROUNDS|LOOPS) \d+", r"#define \1 5", text, flags=re.MULTILINE)
+
+
+def found(result: CheckResult) -> dict[str, object]:
+    """The document of a check, but how many points were tried in which way."""
+    document = result.to_json()
+    del document["direct"]
+    return document
+
+
+@pytest.mark.parametrize("go", ["1.22", "1.27"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_survey_and_the_whole_runtime_agree_on_examples(name: str, go: str) -> None:
+    folder = (EXAMPLES / name).parent
+    surveyed = check(short(name), folder, go=go, budget=2000)  # one example has no end
+    direct = check(short(name), folder, go=go, budget=2000, all_direct=True)
+    assert found(surveyed) == found(direct)
+    assert direct.direct == direct.points
+    assert 0 < surveyed.direct <= surveyed.points
+
+
+# What a preemption does to the stack below RSP is seen only where an instruction reads it.
+DEAD = {
+    "pushed, popped, and pushed from below": "PUSHQ $7\n\tADJSP $-8\n\tPUSHQ -8(SP)\n\tPOPQ BX",
+    "in a frame that was made around it": (
+        "MOVQ $7, -8(SP)\n\tNOP\n\tSUBQ $8, SP\n\tMOVQ 0(SP), BX\n\tMOVQ 0(SP), DX\n\tADDQ $8, SP"
+    ),
+    "a slot that nobody wrote": "SUBQ $64, SP\n\tNOP\n\tMOVQ 16(SP), BX\n\tADDQ $64, SP",
+    "flags": "MOVQ $1, -8(SP)\n\tCMPQ -8(SP), $1",
+    "a vector half": "SUBQ $16, SP\n\tMOVQ AX, 0(SP)\n\tMOVUPS 0(SP), X3\n\tADDQ $16, SP",
+    "copied by a string instruction": (
+        "LEAQ -16(SP), SI\n\tLEAQ main·to(SB), DI\n\tMOVQ $2, CX\n\tREP\n\tMOVSQ"
+    ),
+    "written first": "SUBQ $16, SP\n\tMOVQ AX, 0(SP)\n\tMOVQ 0(SP), BX\n\tADDQ $16, SP",
+}
+
+
+@pytest.mark.parametrize("go", ["1.22", "1.27"])
+@pytest.mark.parametrize("name", DEAD)
+def test_reads_of_dead_stack_are_found_at_every_visit(name: str, go: str) -> None:
+    text = (
+        f"{HEAD}GLOBL main·to(SB), NOPTR, $64\nTEXT main·main(SB), NOSPLIT, $16-0\n"
+        f"\tMOVQ $6, 8(SP)\nagain:\n\t{DEAD[name]}\n\tDECQ 8(SP)\n\tJNE again\n\tRET\n"
+    )
+    surveyed, direct = check(text, go=go), check(text, go=go, all_direct=True)
+    assert surveyed.ok == direct.ok == (name == "written first")
+    assert [(loss.register, loss.points, loss.first, loss.before) for loss in surveyed.losses] == [
+        (loss.register, loss.points, loss.first, loss.before) for loss in direct.losses
+    ]
+    assert all(loss.points >= 6 for loss in surveyed.losses)
+    assert surveyed.direct < surveyed.points
+
+
+LOOP = f"""{HEAD}
+GLOBL	main·data(SB), NOPTR, $64
+
+TEXT main·f(SB), NOSPLIT, $40-0
+	MOVQ	R9, 32(SP)
+	MOVQ	32(SP), R10
+	RET
+
+TEXT main·main(SB), NOSPLIT, $512-0
+	XORL	R9, R9
+	MOVQ	R9, 0(SP)
+	MOVQ	$20, 400(SP)
+	MOVQ	$0xdbdbdbdbdbdbdbdb, R12
+	MOVQ	R12, X9
+loop:
+	ADDQ	$3, R9
+	MOVQ	R9, X3
+	MOVQ	R9, 0(SP)
+	PUSHQ	R9
+	CALL	main·f(SB)
+	POPQ	R11
+	MOVQ	R9, main·data(SB)
+	MOVQ	$0x2424242424242424, R13
+	CMPQ	R9, $30
+	DECQ	400(SP)
+	JNE	loop
+	RET
+"""
+GOOD = stack_text()
+R9 = "\tMOVQ 56(SP), R9\n"
+FLAGS = 368  # where they lie in the trampoline's frame, and what lies above
+PC = FLAGS + 16
+ABOVE = FLAGS + 24
+
+
+def slot(register: str) -> str:
+    """Where the trampoline saves a register."""
+    place = re.search(rf"\tMOV\w+ {register}, (\d+\(SP\))\n", GOOD)
+    assert place is not None
+    return place[1]
+
+
+def unless(condition: str) -> str:
+    """The trampoline, but R9 is not restored if a condition's result is zero."""
+    assert GOOD.count(R9) == 1
+    return GOOD.replace(R9, f"\t{condition}\n\tJEQ skip\n{R9}skip:\n")
+
+
+def without(line: str, instead: str = "") -> str:
+    """The trampoline with a line replaced."""
+    assert GOOD.count(line) == 1
+    return GOOD.replace(line, instead)
+
+
+MUTANTS = {
+    "a word at RSP": unless(f"CMPQ {ABOVE}(SP), $30"),
+    "a word 400 bytes above RSP": unless(f"CMPQ {ABOVE + 400}(SP), $7"),
+    "the carry at the boundary": unless(f"BTQ $0, {FLAGS}(SP)\n\tSBBQ AX, AX\n\tINCQ AX"),
+    "the value of a register": unless(f"CMPQ {slot('R10')}, $27"),
+    "the low bits of a vector": unless(f"TESTQ $4, {slot('X3')}"),
+    "the alignment of the stack": unless("TESTQ $8, SP"),
+    "the interrupted PC": unless(f"TESTQ $1, {PC}(SP)"),
+    "a value that is the poison": without(f"\tMOVQ R12, {slot('R12')}\n"),
+    "a value that is the other poison": without(f"\tMOVQ R13, {slot('R13')}\n"),
+    "half a vector that is the poison": without(
+        f"\tMOVUPS X9, {slot('X9')}\n", f"\tMOVHPS X9, {int(slot('X9')[:-4]) + 8}(SP)\n"
+    ),
+    "the stack pointer, eight bytes lower": without("\tRET", "\tPUSHQ 0(SP)\n\tADJSP $-8\n"
+        "\tLEAQ -8(SP), SP\n\tRET"),
+    "the stack pointer, eight bytes higher": without(
+        "\tRET", "\tPUSHQ AX\n\tMOVQ 8(SP), AX\n\tMOVQ AX, 16(SP)\n\tPOPQ AX\n"
+        "\tLEAQ 8(SP), SP\n\tRET"),
+    "what another frame's place hides": without("\tRET", "\tMOVB $0, 600(SP)\n\tRET"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_that_try_to_slip_through_are_lost_where_they_are(name: str) -> None:
+    """Each depends on something that differs from visit to visit, or hides behind the poison."""
+    surveyed = check(LOOP, trampoline=MUTANTS[name])
+    direct = check(LOOP, trampoline=MUTANTS[name], all_direct=True)
+    assert found(surveyed) == found(direct)
+    assert surveyed.verdict == "lost"
+
+
+def test_every_nth_call_is_found_in_batches() -> None:
+    """The trampoline's own data lasts from frame to frame."""
+    counted = GOOD.replace(
+        R9, f"\tINCQ calls<>(SB)\n\tTESTQ $31, calls<>(SB)\n\tJEQ skip\n{R9}skip:\n"
+    )
+    result = check(LOOP, trampoline=f"{counted}\nGLOBL calls<>(SB), NOPTR, $8\n")
+    (loss,) = result.losses
+    assert loss.register == "R9"
+    assert loss.points >= result.points // 32 - 2
+    assert result.direct < result.points / 2
+
+
+def test_a_vector_of_the_p_that_is_the_poison_is_lost() -> None:
+    text = xregs_text()
+    save = next(line for line in text.splitlines() if line.strip().startswith("MOVUPS X9,"))
+    surveyed = check(LOOP, go="1.27", trampoline=text.replace(save + "\n", ""))
+    assert [loss.register for loss in surveyed.losses] == ["XMM9"]
+    assert surveyed.losses[0].points == surveyed.points
