@@ -22,11 +22,13 @@ from pushcall.worker import Run, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from pushcall.side import Start
     from pushcall.survey import Surveyed
     from runtime_model.boot import Config
 
 BUDGET: Final = 20_000_000  # instructions of a program that is left alone: a minute of checking
 PART: Final = 1 << 18  # boundaries of a part of the survey
+AT_ONCE: Final = 2  # boundaries that are tried first where one loss is enough
 DIRECT_PART: Final = 256  # directly tried boundaries of a part
 
 # At least so many boundaries may be tried directly because a batch cannot judge them, or because
@@ -95,9 +97,12 @@ class Check:
         budget: int | None = None,
         points: int | None = None,
         pool: Pool | None = None,
+        until_lost: bool = False,
+        start: Start | None = None,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
     ) -> None:
-        self.worker = Worker(config)
+        self.worker = Worker(config, start)
+        self.until_lost = until_lost
         self.pool = pool or Alone(self.worker)
         self.all_direct = all_direct
         self.budget = budget or BUDGET
@@ -145,7 +150,11 @@ class Check:
             ]
             self._try_directly(taken, run, inputs=True)
             return
+        if self.until_lost and self._lost_at_once(last):
+            return
         surveyed = self._survey(run, share)
+        if self.until_lost and self.result.losses:
+            return
         chosen = self._choose(surveyed, run)
         if last > count and share == (1, 1):
             chosen.add(count)
@@ -154,6 +163,14 @@ class Check:
         self._of = self._done + len(chosen)
         pcs = {abs(pc) for each in surveyed for pc in each.first}
         self._try_directly(sorted(chosen), run, inputs=self.worker.has_inputs(pcs))
+
+    def _lost_at_once(self, last: int) -> bool:
+        """Whether something is lost at one of the first boundaries."""
+        indexes = list(range(min(AT_ONCE, last)))
+        result, _ = self.worker.direct(indexes, frozenset(), None, inputs=True, until_lost=True)
+        if result.losses:
+            self.result.add(result)
+        return bool(result.losses)
 
     def _survey(self, run: Run, share: tuple[int, int]) -> list[Surveyed]:
         count = run.boundaries
@@ -225,6 +242,8 @@ class Check:
         for result, descheduled in self.pool.direct(parts, self._advance):
             self.result.add(result)
             self._descheduled += descheduled
+            if self.until_lost and result.losses:
+                return
 
     def _advance(self, done: int) -> None:
         self._done += done
@@ -246,6 +265,8 @@ def check(
     budget: int | None = None,
     points: int | None = None,
     pool: Pool | None = None,
+    until_lost: bool = False,
+    start: Start | None = None,
 ) -> CheckResult:
     """Preempts the program at every boundary that it executes. See the module's text.
 
@@ -254,6 +275,8 @@ def check(
     budget: instructions within which the program must end when left alone; BUDGET if not given.
     points: how many boundaries to try, evenly spread; all if not given.
     pool: who does the work; this process alone if not given.
+    until_lost: the first loss is enough.
+    start: where to begin (Side.start), of the same configuration but for the trampoline.
     """
     return Check(
         config,
@@ -261,5 +284,7 @@ def check(
         budget=budget,
         points=points,
         pool=pool,
+        until_lost=until_lost,
+        start=start,
         progress=progress,
     ).run()

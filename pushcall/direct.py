@@ -51,6 +51,8 @@ SINGLY: Final = 16  # instructions between two preemptions that are compared one
 SINGLY_WITH_INPUTS: Final = 4096
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
+_TWICE: Final = "asyncPreempt calls asyncPreempt2 more than once: one preemption, two deschedulings"
+
 # Registers that belong to the thread, not to the goroutine.
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
 
@@ -110,6 +112,7 @@ class Direct:
         uncounted: frozenset[int] = frozenset(),
         end: int | None = None,
         inputs: bool = True,
+        until_lost: bool = False,
         progress: Callable[[], None] = lambda: None,
     ) -> CheckResult:
         """Preempts at these boundaries, which rise and are there.
@@ -140,7 +143,8 @@ class Direct:
             if self._counted:
                 progress()
             self._counted = True
-            if not alive:
+            if not alive or (until_lost and result.losses):
+                alive = False
                 break
         if end is not None and alive and self._advance_to(end - 1):
             self._step(Boundary(end - 1, self._place(self.twin.registers["RIP"])))
@@ -224,6 +228,7 @@ class Direct:
         self._injecting = True
         side.rt.stack_poison = poison(boundary.index, before.block)
         side.rt.poison_dead_stack(before["RSP"], 1 << 16)
+        descheduled = self.descheduled
         request_preemption(side.rt, side.thread, "check")
         side.machine.budget = side.machine.instructions + INJECTION_BUDGET
         try:
@@ -244,6 +249,8 @@ class Direct:
         else:
             self._count_point()
             losses = self._resumed.losses if self._resumed is not None else []
+            if self.descheduled > descheduled + 1 and _TWICE not in self.result.findings:
+                self.result.findings.append(_TWICE)
         if ended:
             losses = [Loss(register="RIP", before=before["RIP"], after=0)]
         for loss in losses:

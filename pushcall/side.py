@@ -45,6 +45,7 @@ class Side:
         self.machine = self.rt.machine
         self.thread: Thread | None = None  # the one that runs the goroutine
         self.exited: Registers | None = None
+        self._first: Start | None = None
         self.on_left: Callable[[], None] = lambda: None
         self._target: int | None = 0
         self.g: G = self.rt.g(self.rt.goroutines[0])
@@ -61,8 +62,12 @@ class Side:
 
     def begin(self, start: Start | None = None) -> bool:
         """Comes to the first boundary, or takes that of another; False if there is none."""
+        self._random = self.machine.cpu.random_state
         if start is None:
-            return self.advance(0)
+            alive = self.advance(0)
+            self._first = self.start() if alive else None
+            return alive
+        self._first = start
         self.machine.restore(start.snapshot)
         self.rt.sysmon_m = start.sysmon_m
         self.thread = self.machine.threads[start.tid]
@@ -103,12 +108,6 @@ class Side:
         start = min(part.address for part in parts)
         return start, max(part.address + len(part.data) for part in parts) - start
 
-    def start(self) -> bool:
-        """Goes to the first boundary, where `restart` returns to. Raises GuestStopped."""
-        alive = self.advance(0)
-        self._first = (self.machine.snapshot(), self.machine.cpu.random_state, self.thread)
-        return alive
-
     def seek(self, index: int) -> bool:
         """Goes to a boundary, forwards or by starting again; False if the program ends before."""
         if index < self.at or self.exited is not None:
@@ -116,21 +115,23 @@ class Side:
         return index == self.at or self.advance(index - self.at)
 
     def restart(self) -> None:
-        """Back to the first boundary, of which `start` took a copy."""
-        self._become(*self._first)
+        """Back to the first boundary."""
+        assert self._first is not None
+        self._become(self._first.snapshot, self._random, self._first.tid)
         self.exited = None
 
     def follow(self, other: Side) -> None:
         """Becomes a copy of the other runtime, which was booted from the same program."""
         machine = other.machine
-        self._become(machine.snapshot(), machine.cpu.random_state, other.thread)
+        tid = other.thread.tid if other.thread is not None else None
+        self._become(machine.snapshot(), machine.cpu.random_state, tid)
         self.exited = other.exited
 
-    def _become(self, snapshot: Snapshot, random_state: object, thread: Thread | None) -> None:
+    def _become(self, snapshot: Snapshot, random_state: object, tid: int | None) -> None:
         self.machine.restore(snapshot)
         self.machine.cpu.random_state = random_state
         self.rt.watch.preempted.clear()
-        self.thread = self.machine.threads[thread.tid] if thread is not None else None
+        self.thread = self.machine.threads[tid] if tid is not None else None
         self._target = None
 
     def _left(self, thread: Thread) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pushcall.crash import Crash
+    from pushcall.side import Start
     from pushcall.verdict import CheckResult
     from runtime_model.boot import Config
 
@@ -46,7 +47,7 @@ class Run:
 class Worker:
     """The runtimes of one program."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start: Start | None = None) -> None:
         if not config.version.asynchronous:
             raise BadProgramError(
                 f"Go {config.version} has no asynchronous preemption: there is nothing to check"
@@ -55,7 +56,8 @@ class Worker:
         self._alone = dataclasses.replace(
             config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
         )
-        self.twin = Side(self._alone)
+        self._start = start
+        self.twin = Side(self._alone, start)
         self._survey: Survey | None = None
         self._begun = False
 
@@ -63,7 +65,7 @@ class Worker:
         """Brings the twin to the first boundary, once; False if there is none."""
         if not self._begun:
             self._begun = True
-            return self.twin.start()
+            return self.twin.begin(self._start)
         return True
 
     def run_alone(self, budget: int) -> Run:
@@ -108,7 +110,7 @@ class Worker:
     def direct_runner(self) -> Direct:
         """The two runtimes that stay side by side."""
         side = Side(self._alone, self.twin)
-        side.start()
+        side.begin(self._start)
         return Direct(self.twin, side)
 
     def direct(
@@ -118,6 +120,8 @@ class Worker:
         end: int | None,
         inputs: bool,
         progress: Callable[[int], None] = lambda _: None,
+        *,
+        until_lost: bool = False,
     ) -> tuple[CheckResult, int]:
         """Tries boundaries through the whole runtime; also, how often one gave way."""
         self._begin()
@@ -127,6 +131,7 @@ class Worker:
             uncounted=uncounted,
             end=end,
             inputs=inputs,
+            until_lost=until_lost,
             progress=lambda: progress(1),
         )
         return result, direct.descheduled
