@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from emulator.memory import Memory, Region
 
-_EXAMINED: Final = int(Mark.EXAMINED)
+_EXAMINED: Final = int(Mark.EXAMINED)  # plain numbers: operators of IntFlag are slow
+_FENCE: Final = int(Mark.FENCE)
 _FOUND: Final = Mark.EXAMINED | Mark.FENCE | Mark.REPEAT | Mark.ALONE
 _FORGET: Final = bytes(i & ~int(_FOUND) for i in range(256))
 
@@ -111,7 +112,7 @@ class CodeMarks:
                 found = marked.marks[offset] | fence.marks(code)
                 marked.marks[offset] = found
                 length = length if length <= fence.MAX_LENGTH else 0
-                guard = self.guard if length and found & Mark.FENCE else None
+                guard = self.guard if length and found & _FENCE else None
                 if guard is not None and fence.is_guarded(code):
                     guard(address)
                     length |= GUARDED

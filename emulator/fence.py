@@ -226,10 +226,10 @@ def marks(code: bytes) -> int:
         return _EXAMINED
     special = classify(code)
     if special in _FENCED:
-        return _EXAMINED | Mark.FENCE
+        return int(_EXAMINED | Mark.FENCE)
     if special is Special.REPEAT:
-        return _EXAMINED | Mark.REPEAT
-    return _EXAMINED | (Mark.ALONE if special is Special.ALONE else 0)
+        return int(_EXAMINED | Mark.REPEAT)
+    return int(_EXAMINED | Mark.ALONE) if special is Special.ALONE else _EXAMINED
 
 
 def is_guarded(code: bytes) -> bool:

@@ -131,8 +131,7 @@ def run_elf(
 
 def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:
     from emulator.linux.execve import check_arguments
-    from pushcall.program import parse_duration
-    from pushcall.usage import UsageError
+    from pushcall.usage import UsageError, parse_duration
     from runtime_model.booted import Settings
 
     argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))

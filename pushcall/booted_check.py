@@ -245,7 +245,7 @@ class _Watch:
         self.refused = False
         self.at: Thread | None = None
         booted = check.booted
-        for address in booted.behind_asyncPreempt2:
+        for address in booted.asyncPreempt[1]:
             booted.machine.add_breakpoint(address, self._poison)
 
     def listen(self, event: Event) -> None:

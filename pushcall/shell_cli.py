@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from typing import Any, Final
 
 import click
@@ -35,6 +34,8 @@ def version(context: click.Context, _parameter: click.Parameter, value: Any) -> 
     """The callback of `--version`: our version, and those of the engines that results rest on."""
     if not value or context.resilient_parsing:
         return
+    from importlib import metadata  # slow, and nothing else needs it
+
     click.echo(f"pushcall {metadata.version('pushcall')}")
     engines = ", ".join(f"{name} {metadata.version(name)}" for name in _ENGINES)
     click.echo(f"{engines}, Python {platform.python_version()}")

@@ -136,9 +136,8 @@ def options(given: dict[str, Any], **more: Any) -> Any:
 
 def timer(given: dict[str, Any]) -> tuple[Any, Any]:
     """(Policy, Injection) of the timer options; more than one is a usage error."""
-    from pushcall.program import parse_duration
     from pushcall.run import Injection
-    from pushcall.usage import UsageError
+    from pushcall.usage import UsageError, parse_duration
     from runtime_model.policy import Policy
 
     chosen = [n for n in ("quantum", "every", "at", "at_pc", "never") if given[n]]

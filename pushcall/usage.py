@@ -26,3 +26,15 @@ def go_version(text: str | None) -> GoVersion | None:
         raise UsageError(str(error)) from None
     patch = re.search(r"\d+\.\d+\.(\d+)", text)
     return GoVersion(*number, int(patch[1]) if patch else None)
+
+
+def parse_duration(text: str) -> int:
+    """Nanoseconds in "10ms", "20us", "1.5s", "500ns"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s)", text)
+    if match is None:
+        raise UsageError(f"{text}: not a duration such as 10ms, 20us or 1s")
+    scale = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}[match[2]]
+    nanoseconds = round(float(match[1]) * scale)
+    if nanoseconds == 0:
+        raise UsageError(f"{text}: the quantum must be longer than nothing")
+    return nanoseconds

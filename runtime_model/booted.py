@@ -15,7 +15,7 @@ passes arguments in registers (1.17 on), the first is in RAX, else at 8(SP).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from emulator.disassembly import disassemble
@@ -179,15 +179,17 @@ class Booted:
             address = self.address(name)
             if address is not None:
                 machine.add_breakpoint(address, reached)
-        self.behind_asyncPreempt2: list[int] = []
+
+    @cached_property
+    def asyncPreempt(self) -> tuple[list[int], list[int]]:
+        """Where asyncPreempt returns, and where it goes on behind its calls."""
         function = self._find("runtime.asyncPreempt")
-        if function is not None:
-            code = bytes(self.binary.code(function.entry, function.end))
-            for each in disassemble(code, function.entry + self.base):
-                if each.mnemonic == "ret":
-                    machine.add_breakpoint(each.address, self._resumed)
-                elif each.mnemonic == "call":
-                    self.behind_asyncPreempt2.append(each.address + each.size)
+        if function is None:
+            return [], []
+        code = bytes(self.binary.code(function.entry, function.end))
+        found = disassemble(code, function.entry + self.base)
+        returns = [each.address for each in found if each.mnemonic == "ret"]
+        return returns, [each.address + each.size for each in found if each.mnemonic == "call"]
 
     def _argument(self, thread: Thread) -> int:
         if self.version.register_abi:
@@ -223,6 +225,9 @@ class Booted:
         )
 
     def _asyncPreempt(self, thread: Thread) -> None:
+        for address in self.asyncPreempt[0]:
+            if address not in self.machine.breakpoints:
+                self.machine.add_breakpoint(address, self._resumed)
         rsp = thread.registers["RSP"]
         resume = self.memory.u64(rsp)
         stack = tuple(self.memory.u64(rsp + 8 * i) for i in range(6))
