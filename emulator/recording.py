@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
 from emulator import extended
+from emulator.extended_history import ExtendedHistory
 from emulator.hooks import CODE_HOOK, Field, host_address, machine_code_hooks
 from emulator.record_hooks import (
     BITMAP,
@@ -70,7 +71,7 @@ class Recording:
         self._starts: list[int] = []
         self._records = 0
         self._dropped: list[int] = []  # numbers of records that are no steps
-        self._extended: list[tuple[int, bytes]] = []  # from which record on, states of AVX
+        self._extended = ExtendedHistory()  # by number of the record
         self._decoded = lru_cache(maxsize=4)(self._decode)
         self.end = Registers()  # behind the last step
 
@@ -124,7 +125,7 @@ class Recording:
         words, beyond = _words(name)
         mask = sum(1 << word for word in words)
         bound = self.records(step)
-        further = [number for number, _ in self._extended if number <= bound] if beyond else []
+        further = self._extended.changes(bound) if beyond else []
         for index in range(bisect.bisect_right(self._starts, bound) - 1, -1, -1):
             first = self._stretches[index].first
             bitmaps = enumerate(self._bitmaps(index), first)
@@ -148,8 +149,7 @@ class Recording:
         if step == len(self):
             return self.end.copy()
         record = self._record(step)
-        index = bisect.bisect_right(self._extended, record, key=lambda each: each[0]) - 1
-        return Registers(self._block(record), self._extended[index][1] if index >= 0 else b"")
+        return Registers(self._block(record), self._extended.at(record))
 
     def pc(self, step: int) -> int:
         """The address of the instruction that a step executed."""
@@ -173,7 +173,7 @@ class Recording:
 
     def size(self) -> int:
         """Bytes that the records and stores take."""
-        return sum(
+        return self._extended.size() + sum(
             len(part)
             for stretch in self._stretches
             for part in (stretch.whole, stretch.records, stretch.stores)
@@ -216,8 +216,7 @@ class Recording:
 
     def extend(self, record: int, state: bytes) -> None:
         """Says what AVX adds from a record on (emulator.extended)."""
-        if state != (self._extended[-1][1] if self._extended else b""):
-            self._extended.append((record, state))
+        self._extended.add(record, state)
 
     def drop(self, record: int) -> None:
         """Says that a record, the last so far, is no step."""

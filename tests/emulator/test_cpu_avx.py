@@ -15,6 +15,7 @@ from small_cpu import CODE, DATA, DATA_END, small_cpu, state
 
 from emulator import avx, extended
 from emulator.cpu import Stop, StopReason
+from emulator.extended_history import ExtendedHistory
 from emulator.fault import FaultKind
 from emulator.memory import Prot
 from emulator.recording import Recorder
@@ -251,3 +252,18 @@ def test_a_recording_has_the_steps_and_what_they_overwrote(machine: Machine) -> 
     assert [store.address for store in recording.stores(1)] == [DATA + 8 * i for i in range(4)]
     assert b"".join(store.before for store in recording.stores(1)) == CONTENT[:32]
     assert [recording.registers(step)["YMM1"] for step in range(4)] == [0] + 3 * [value(0, 32)]
+
+
+def test_a_history_of_states_is_small_and_gives_each_back() -> None:
+    rng = random.Random(2)
+    history, registers, states = ExtendedHistory(), Registers(), {}
+    for number in range(0, 3000, 3):
+        registers[rng.choice(["ZMM3", "YMM7", "K2", "ZMM30"])] = rng.choice(
+            (0, rng.getrandbits(256))
+        )
+        history.add(number, registers.extended)
+        states[number] = registers.extended
+    assert history.at(-1) == extended.INITIAL
+    for number in [*states, *rng.sample(sorted(states), 300)]:
+        assert history.at(number) == history.at(number + 2) == states[number]
+    assert history.size() < 150 * len(states)
