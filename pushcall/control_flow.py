@@ -230,7 +230,7 @@ def loops(instructions: list[Any], unsafe: Callable[[int], bool], program: Code6
             bound = "the count in RCX" if rounds is None else f"RCX counts from {rounds}"
             found.append(Loop(each.ip, each.next_ip, (each.ip,), kind, bound))
         edges[index] = [
-            nodes[target] for target in _successors(instructions, index, program) if target in nodes
+            nodes[target] for target in successors(instructions, index, program) if target in nodes
         ]
     found += [_loop(instructions, component, edges) for component in _nested(edges)]
     return sorted(found, key=lambda loop: (loop.start, -loop.end))
@@ -242,7 +242,8 @@ def _stopped_by_call(instruction: Any, program: Code64) -> bool:
     return not is_target(instruction) or program.can_stop(instruction.near_branch_target)
 
 
-def _successors(instructions: list[Any], index: int, program: Code64) -> list[int]:
+def successors(instructions: list[Any], index: int, program: Code64) -> list[int]:
+    """The addresses that an instruction may lead to, calls taken to return."""
     each = instructions[index]
     flow = each.flow_control
     found = [] if flow in _STOPS else [each.next_ip]
