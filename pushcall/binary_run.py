@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import Event, SignalSent, SystemCall
 from emulator.fault import GuestStopped
-from pushcall.text import milliseconds
+from pushcall.text import loss_text, milliseconds
 from runtime_model.booted import Booted, Settings
 from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
 
@@ -73,6 +73,7 @@ class BinaryOutcome:
     signals: int = 0
     cooperative: int = 0
     resumed: int = 0
+    losses: list[Resumed] = field(default_factory=list)
     preempted: list[Preemption] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)  # system calls by name
     missing: list[str] = field(default_factory=list)  # those answered with ENOSYS, with their place
@@ -84,7 +85,7 @@ class BinaryOutcome:
         """0 it ended well, 1 with another status or not at all, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 0 if self.exit == 0 else 1
+        return 0 if self.exit == 0 and not self.losses else 1
 
     def lines(self) -> Iterable[str]:
         """The report; styles as in show.py."""
@@ -102,6 +103,13 @@ class BinaryOutcome:
             f"{self.requests} requests to preempt, {self.signals} SIGURG: {len(self.preempted)} "
             f"asynchronous preemptions, {self.cooperative} at stack checks"
         )
+        if self.losses:
+            yield f"! {len(self.losses)} of {self.resumed} preemptions lost state:"
+            for event in self.losses[:SHOWN]:
+                lost = "; ".join(loss_text(loss) for loss in event.losses[:4])
+                yield f"!   G{event.goid} at {event.pc:#x}: {lost}"
+        elif self.resumed:
+            yield f"+ after {self.resumed} preemptions every register and the stack survived"
         for text in self.missing:
             yield f"! {text}"
         if self.died:
@@ -130,6 +138,15 @@ class BinaryOutcome:
             "signals": self.signals,
             "preemptions": len(self.preempted),
             "cooperative": self.cooperative,
+            "resumed": self.resumed,
+            "losses": [
+                {
+                    "goroutine": event.goid,
+                    "pc": f"{event.pc:#x}",
+                    "registers": [loss.register for loss in event.losses],
+                }
+                for event in self.losses
+            ],
             "preempted": [each.to_json() for each in self.preempted],
             "system_calls": self.calls,
             "missing": self.missing,
@@ -184,6 +201,8 @@ class _Collector:
                 out.preempted.append(found)
             case Resumed():
                 out.resumed += 1
+                if event.losses:
+                    out.losses.append(event)
             case Descheduled(why="cooperative"):
                 out.cooperative += 1
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pushcall.run import Outcome, Slice
+    from runtime_model.booted import Booted
     from runtime_model.runtime import Runtime
 
 INDENT: Final = 30  # of what happened, under the functions that did it
@@ -60,7 +61,7 @@ def actor(event: Event) -> str:
     return f"M{event.m} {g}"
 
 
-def describe(rt: Runtime, event: Event) -> list[str]:  # one case for each kind
+def describe(rt: Runtime | Booted, event: Event) -> list[str]:  # one case for each kind
     """An event in words; empty for what Entered already says."""
     match event:
         case PreemptRequested():
@@ -104,7 +105,7 @@ def describe(rt: Runtime, event: Event) -> list[str]:  # one case for each kind
             return []
 
 
-def stack_drawing(rt: Runtime, event: PushedCall) -> list[str]:
+def stack_drawing(rt: Runtime | Booted, event: PushedCall) -> list[str]:
     """The goroutine's stack before and after pushCall, side by side, high addresses on top."""
     rows = [f"{'before':<{COLUMN}}after"]
     interrupted = place(rt, event.pc or event.resume)
@@ -123,7 +124,7 @@ def stack_drawing(rt: Runtime, event: PushedCall) -> list[str]:
     return [*rows, f"{'':<{COLUMN}}the pushed PC: {event.resume:#x}"]
 
 
-def resumed(rt: Runtime, event: Resumed) -> list[str]:
+def resumed(rt: Runtime | Booted, event: Resumed) -> list[str]:
     """Where a goroutine went on, and whether all is as it was."""
     lines = [
         f"G{event.goid} goes on at {where(place(rt, event.pc))}, on M{event.m}"

@@ -25,11 +25,13 @@ from emulator.machine import Machine
 from emulator.memory import Memory, UnmappedError
 from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import layout
-from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
+from runtime_model.events import Descheduled, Loss, PreemptRequested, PushedCall, Resumed
 from runtime_model.runtime2 import G, M, P
+from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
     from emulator.linux.threads import Thread
+    from emulator.registers import Registers
     from runtime_model.func_info import Frame, GoFunc
     from runtime_model.moduledata import GoBinary
 
@@ -72,6 +74,15 @@ class Settings:
     counting: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """What asyncPreempt has to preserve: the state at its first instruction, and on which M."""
+
+    registers: Registers
+    stack: bytes  # from RSP, where the pushed PC lies, to its end
+    m: int
+
+
 class Booted:
     """A machine with a Go executable at its entry, and views of its runtime.
 
@@ -99,6 +110,7 @@ class Booted:
         self.base = loaded.base
         machine.events.identity = self.identity
         self._find = lru_cache(4096)(self._find_uncached)
+        self._entered: dict[int, _Entered] = {}  # by goroutine, while it is preempted
         self._watch()
 
     # Views.
@@ -150,6 +162,15 @@ class Booted:
         function = self.findfunc(pc)
         return () if function is None else function.frames(pc - self.base)
 
+    def text(self, pc: int) -> str:
+        """The instruction at a PC, in Intel's syntax."""
+        region = self.memory.find(pc)
+        if region is None:
+            return ""
+        code = self.memory.read(pc, min(16, region.end - pc))
+        found = disassemble(code, pc, 1)
+        return found[0].text if found else ""
+
     def callers(self, thread: Thread) -> list[int]:
         """Return PCs along saved frame pointers (RBP), the innermost first: Go keeps them."""
         found: list[int] = []
@@ -191,6 +212,10 @@ class Booted:
         returns = [each.address for each in found if each.mnemonic == "ret"]
         return returns, [each.address + each.size for each in found if each.mnemonic == "call"]
 
+    def argument_g(self, thread: Thread) -> G:
+        """The g that is the first argument of the function that a thread has just entered."""
+        return G(self.memory, self.layout, self._argument(thread))
+
     def _argument(self, thread: Thread) -> int:
         if self.version.register_abi:
             return thread.registers["RAX"]
@@ -230,6 +255,10 @@ class Booted:
                 self.machine.add_breakpoint(address, self._resumed)
         rsp = thread.registers["RSP"]
         resume = self.memory.u64(rsp)
+        m, goid = self.identity(thread.tid)
+        g = self.getg(thread)
+        above = self.memory.read(rsp, g.stack_hi - rsp) if g is not None else b""
+        self._entered[goid] = _Entered(thread.registers.copy(), above, m)
         stack = tuple(self.memory.u64(rsp + 8 * i) for i in range(6))
         self.machine.events.emit(
             PushedCall(
@@ -245,21 +274,37 @@ class Booted:
         )
 
     def _resumed(self, thread: Thread) -> None:
-        rsp = thread.registers["RSP"]
+        """At asyncPreempt's RET all is to be as it was when it was entered."""
+        after = thread.registers.copy()
+        rsp = after["RSP"]
         pc = self.memory.u64(rsp)
-        g = self.getg(thread)
+        m, goid = self.identity(thread.tid)
+        entered = self._entered.pop(goid, None)
+        losses: list[Loss] = []
+        if entered is not None:
+            after["RIP"] = entered.registers["RIP"]
+            losses = [
+                Loss(register=name, before=entered.registers[name], after=after[name])
+                for name in entered.registers.diff(after)
+                if name not in ("FS_BASE", "GS_BASE")
+            ]
+            if rsp == entered.registers["RSP"]:
+                found = self.memory.read(rsp, len(entered.stack))
+                losses += memory_losses(rsp, entered.stack, found)
         self.machine.events.emit(
             Resumed(
                 tid=thread.tid,
                 pc=pc,
-                goid=g.goid if g is not None else 0,
+                goid=goid,
                 interrupted=pc,
+                interrupted_m=m if entered is None else entered.m,
                 rsp=rsp + 8,
+                losses=losses,
             )
         )
 
     def _gopreempt_m(self, thread: Thread) -> None:
-        gp = G(self.memory, self.layout, self._argument(thread))
+        gp = self.argument_g(thread)
         if gp.asyncSafePoint:
             return
         self.machine.events.emit(
