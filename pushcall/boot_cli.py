@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from emulator.events import SystemCall
+    from runtime_model.moduledata import GoBinary
 
 _ELF_MAGIC: Final = b"\x7fELF"
 _LARGEST_FILE: Final = 1 << 30  # bytes that are handed to the guest
@@ -47,7 +49,9 @@ _SNIPPETS_OWN: Final = (
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",
 }  # fmt: skip
-_GUESTS_OWN: Final = ("stdin", "env", "files", "ncpu", "seed", "strace", "enosys")
+_GUESTS_OWN: Final = (
+    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "function", "preemption",
+)  # fmt: skip
 
 
 def guest(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,13 +90,18 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
             raise UsageError(f"{_option(name)} is for executables, and this is a snippet")
 
 
-def run_elf(
-    file: Path, arguments: tuple[str, ...], *, as_json: bool, events: bool, given: dict[str, Any]
-) -> int:
-    """Boots the executable and runs it; the exit status of the command."""
+def refuse_sizes(points: int | None, jobs: int) -> None:
+    """Options of a check that snippets do not have yet: UsageError."""
+    from pushcall.usage import UsageError
+
+    if points is not None or jobs != 1:
+        raise UsageError("--points and --jobs are for executables, and this is a snippet")
+
+
+@contextlib.contextmanager
+def _opened(file: Path, given: dict[str, Any]) -> Iterator[GoBinary]:
+    """The executable; what is wrong with it, or with a snippet's options, as UsageError."""
     from emulator.elf import ElfError
-    from pushcall.binary_run import run_binary, strace_line
-    from pushcall.show import show
     from pushcall.usage import UsageError, go_version
     from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
     from runtime_model.pclntab_format import PclntabError
@@ -100,7 +109,19 @@ def run_elf(
     for name in _SNIPPETS_OWN:
         if given.get(name) not in (None, False, ()):
             raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
-    settings = _settings(file, arguments, given)
+    try:
+        with GoBinary(file, go_version(given["go"])) as binary:
+            yield binary
+    except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
+        raise UsageError(str(error)) from None
+
+
+def run_elf(
+    file: Path, arguments: tuple[str, ...], *, as_json: bool, events: bool, given: dict[str, Any]
+) -> int:
+    """Boots the executable and runs it; the exit status of the command."""
+    from pushcall.binary_run import run_binary, strace_line
+    from pushcall.show import show
 
     def sink(fd: int, data: bytes) -> None:
         stream = (sys.stdout if fd == 1 else sys.stderr).buffer
@@ -110,23 +131,63 @@ def run_elf(
     def strace(event: SystemCall) -> None:
         click.echo(strace_line(event), err=True)
 
-    try:
-        binary = GoBinary(file, go_version(given["go"]))
+    with _opened(file, given) as binary:
         _, out = run_binary(
             binary,
-            settings,
-            _repeat(file, arguments, given),
+            _settings(file, arguments, given),
+            ["pushcall", "run", *_repeat(file, arguments, given)],
             sink=None if as_json else sink,
             keep_events=events and as_json,
             strace=strace if given["strace"] else None,
         )
-    except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
-        raise UsageError(str(error)) from None
     if as_json:
         click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
     else:
         show(out.lines(), sys.stderr)
     return out.status
+
+
+def check_elf(
+    file: Path,
+    arguments: tuple[str, ...],
+    function: str | None,
+    points: int | None,
+    jobs: int,
+    *,
+    as_json: bool,
+    given: dict[str, Any],
+) -> int:
+    """Checks a function in the booted executable; the exit status of the command."""
+    from pushcall.booted_check import check_function
+    from pushcall.show import progress, show
+    from pushcall.usage import UsageError
+
+    if function is None:
+        raise UsageError(f"{file} is an executable: name the function to check with --function")
+    with _opened(file, given) as binary, progress("boundaries") as report:
+        settings = _settings(file, arguments, given)
+        result = check_function(
+            binary, settings, function, points=points, jobs=jobs, progress=report
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        show(result.lines())
+    return result.status
+
+
+def trace_elf(
+    file: Path, arguments: tuple[str, ...], number: int, function: str | None, given: dict[str, Any]
+) -> int:
+    """Prints every instruction of one preemption; the exit status of the command."""
+    from pushcall.booted_check import find
+    from pushcall.booted_trace import BootedTrace
+    from runtime_model.booted import Booted
+
+    with _opened(file, given) as binary:
+        name = None if function is None else find(binary, function).name
+        booted = Booted(binary, _settings(file, arguments, given))
+        return BootedTrace(booted, number, click.echo, name).run()
 
 
 def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:
@@ -161,7 +222,7 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
         stdin=data,
         files=tuple(files),
         cpus=given["ncpu"] or 4,
-        quantum=parse_duration(given["quantum"]) if given["quantum"] else 10_000,
+        quantum=parse_duration(given["quantum"]) if given.get("quantum") else 10_000,
         seed=given["seed"] or 0,
         budget=given["budget"],
         enosys=given["enosys"],
@@ -180,10 +241,10 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _repeat(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> list[str]:
-    """The command that repeats the run: all that it depends on is in it."""
-    command = ["pushcall", "run", str(file)]
+    """The arguments that repeat the run: all that it depends on is in them."""
+    command = [str(file)]
     for name in ("go", "ncpu", "seed", "quantum", "budget", "stdin"):
-        if given[name] is not None:
+        if given.get(name) is not None:
             command += [_option(name), str(given[name])]
     for name in ("env", "files"):
         for text in given[name]:

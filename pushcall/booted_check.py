@@ -71,6 +71,7 @@ class FunctionCheck:
         self.booted = Booted(binary, settings)
         self.machine = self.booted.machine
         self.result = CheckResult(str(binary.version), self.machine.cpu.name)
+        self.result.compared = "every register and the stack"
         self._by_register: dict[str, RegisterLoss] = {}
         self.thread: Thread | None = None
         self.goid = 0

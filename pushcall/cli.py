@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pushcall.binary_cli import audit, safepoints
-from pushcall.boot_cli import guest, is_elf, refuse_guest_options, run_elf
+from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, refuse_sizes, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, options, timer, timers
@@ -90,14 +90,37 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 
 @cli.command()
 @FILE
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @common
-def check(file: Path, as_json: bool, **given: Any) -> int:
+@guest
+@click.option("--function", metavar="NAME", help="Of an executable: preempt inside this function.")
+@click.option(
+    "--points", type=click.IntRange(1), metavar="N", help="Try only N boundaries, evenly spread."
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+def check(
+    file: Path,
+    arguments: tuple[str, ...],
+    as_json: bool,
+    function: str | None,
+    points: int | None,
+    jobs: int,
+    **given: Any,
+) -> int:
     """Preempt FILE at every boundary that it executes and report every loss.
+
+    FILE is a snippet, or a static Go executable, which gets the ARGUMENTS: then the first call of
+    --function is checked, by the executable's own runtime.
 
     \b
     pushcall check examples/register_loop.s
     pushcall check examples/float_loop.s --trampoline my_asyncPreempt.s --go 1.22
+    pushcall check ./server --function main.hotLoop --jobs 2
     """  # noqa: D301
+    if is_elf(file):
+        return check_elf(file, arguments, function, points, jobs, as_json=as_json, given=given)
+    refuse_guest_options(arguments, given | {"function": function})
+    refuse_sizes(points, jobs)
     from pushcall import check as checking
     from pushcall.program import load
     from pushcall.show import progress, show

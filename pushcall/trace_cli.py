@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pushcall.boot_cli import guest, is_elf, refuse_guest_options, trace_elf
 from pushcall.snippet_cli import FILE, common, options, timer, timers
 
 if TYPE_CHECKING:
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @FILE
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @timers
+@guest
 @common
+@click.option(
+    "--preemption", type=click.IntRange(1), metavar="K", help="Of an executable: the K-th one (1)."
+)
+@click.option("--function", metavar="NAME", help="Of an executable: one that hits this function.")
 @click.option(
     "--steps", type=click.IntRange(1), metavar="N", help="Record up to N instructions (1000000)."
 )
@@ -30,7 +37,10 @@ if TYPE_CHECKING:
 @click.option("--registers", is_flag=True, help="Show all registers before each instruction.")
 def trace(
     file: Path,
+    arguments: tuple[str, ...],
     as_json: bool,
+    preemption: int | None,
+    function: str | None,
     steps: int | None,
     plain: bool,
     first: int | None,
@@ -48,7 +58,11 @@ def trace(
     pushcall trace examples/golang_nuts.s --at 25
     pushcall trace examples/golang_nuts.s --at 25 --plain
     pushcall trace examples/golang_nuts.s --every 50 --plain --only events --to 2000
+    pushcall trace ./server --preemption 3 --plain
     """  # noqa: D301  # \b is click's
+    if is_elf(file):
+        return _executable(file, arguments, preemption, function, plain, given)
+    refuse_guest_options(arguments, given | {"preemption": preemption, "function": function})
     from pushcall.program import load
     from pushcall.recorded import LIMIT, record
     from pushcall.trace import Shown, lines, to_json
@@ -73,6 +87,21 @@ def trace(
         return 130 if run.outcome.interrupted else 0
     tell(run)
     return status(run)
+
+
+def _executable(
+    file: Path,
+    arguments: tuple[str, ...],
+    preemption: int | None,
+    function: str | None,
+    plain: bool,
+    given: dict[str, Any],
+) -> int:
+    from pushcall.usage import UsageError
+
+    if not plain:
+        raise UsageError(f"{file} is an executable: its trace is text, ask for it with --plain")
+    return trace_elf(file, arguments, preemption or 1, function, given)
 
 
 def tell(run: RecordedRun) -> None:

@@ -80,6 +80,7 @@ class CheckResult:
     crash: Crash | None = None  # of the undisturbed run: then nothing was proven
     finished: bool = False  # the snippet was followed to its end
     interrupted: bool = False
+    compared: str = "every register, the stack and the data"
 
     @property
     def verdict(self) -> str:
@@ -170,7 +171,7 @@ class CheckResult:
         elif self.points and not self.finished:
             yield "no loss so far"
         elif self.points:
-            yield "+ preserved: every register, the stack and the data, at every boundary"
+            yield f"+ preserved: {self.compared}, at every boundary"
         else:
             yield "no preemption was possible: nothing was checked"
         for text in self.findings:

@@ -52,3 +52,24 @@ def test_what_is_handed_in_must_be_there(tmp_path: Path) -> None:
     assert "No such file" in refused(sys.executable, "--file", f"/a={missing}")
     assert "not /GUEST/PATH=HOST_PATH" in refused(sys.executable, "--file", "a")
     assert "not NAME=VALUE" in refused(sys.executable, "--env", "=1")
+
+
+def test_check_and_trace_tell_executables_from_snippets() -> None:
+    add = str(ROOT / "examples/add.s")
+
+    def message(*arguments: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pushcall", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 2
+        assert len(ended.stderr.splitlines()) == 1
+        return ended.stderr
+
+    assert "--function is for executables" in message("check", add, "--function", "f")
+    assert "--preemption is for executables" in message("trace", add, "--preemption", "1")
+    assert "name the function to check" in message("check", sys.executable)
+    assert "ask for it with --plain" in message("trace", sys.executable)
+    assert "not a Go program" in message("check", sys.executable, "--function", "f")
