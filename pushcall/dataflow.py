@@ -119,9 +119,9 @@ class Memory:
         """UnknownError if the byte must not be written."""
         raise NotImplementedError
 
-    def address(self, insn: Any, operand: Sum) -> Sum:  # noqa: ARG002  # for those who know more
-        """Where a memory operand lies that the symbols say lies at `operand`."""
-        return operand
+    def address(self, insn: Any) -> Sum | None:  # noqa: ARG002  # for those who know more
+        """Where the instruction's memory operand lies; None: where the symbols say."""
+        return None
 
 
 class Machine:
@@ -130,8 +130,8 @@ class Machine:
     def __init__(self, state: State, memory: Memory) -> None:
         self.state = state
         self.memory = memory
-        self.loaded: list[Sum] = []  # addresses that the latest instruction read
-        self.stored: list[Sum] = []  # and wrote
+        self.loaded: list[tuple[Sum, Byte]] = []  # what the latest instruction read, and where
+        self.stored: list[Sum] = []  # where it wrote
 
     # Memory and registers.
 
@@ -140,9 +140,10 @@ class Machine:
         out = []
         for n in range(size):
             place = Sum(at.origin, (at.distance + n) % 2**64)
-            self.loaded.append(place)
             known = self.state.memory.get(place)
-            out.append(self.memory.unwritten(place) if known is None else known)
+            byte = self.memory.unwritten(place) if known is None else known
+            self.loaded.append((place, byte))
+            out.append(byte)
         return tuple(out)
 
     def store(self, at: Sum, data: Bytes) -> None:
@@ -168,6 +169,9 @@ class Machine:
         self.state.registers[name] = whole[:offset] + data + whole[offset + size :]
 
     def _operand_address(self, insn: Any) -> Sum:
+        known = self.memory.address(insn)
+        if known is not None:
+            return known
         names = iced().Register
         if insn.memory_index != names.NONE or insn.has_lock_prefix:
             raise UnknownError(f"{insn}: an address with an index, or a locked access")
@@ -183,7 +187,7 @@ class Machine:
         else:
             base = sum_of(self.read(insn.memory_base))
             found = Sum(base.origin, (base.distance + insn.memory_displacement) % 2**64)
-        return self.memory.address(insn, found)
+        return found
 
     def operand(self, insn: Any, n: int) -> Bytes:
         """The bytes of an operand."""
