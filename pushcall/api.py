@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from asm.source import Source
 from pushcall import check as checking
+from pushcall import explain as explaining
 from pushcall import run as running
 from pushcall.program import Options, Program, from_source, read_source
 from runtime_model.policy import Policy, forcePreemptNS
@@ -85,14 +86,19 @@ def check(
     directory: str | Path = "",
     *,
     all_direct: bool = False,
+    explain: bool = False,
     **given: Unpack[ProgramOptions],
 ) -> CheckResult:
     """Preempts a snippet at every boundary that it executes; says what was lost where.
 
     all_direct: each preemption goes through the whole runtime, none through a batch (slow).
+    explain: replay the first boundary of each loss and say why, in `loss.explanation`.
     """
     config = program(source, directory, **given).config
-    return checking.check(config, all_direct=all_direct, budget=given.get("budget"))
+    result = checking.check(config, all_direct=all_direct, budget=given.get("budget"))
+    if explain:
+        explaining.attach(config, result)
+    return result
 
 
 def run(

@@ -122,6 +122,7 @@ def check(
     refuse_guest_options(arguments, given | {"function": function})
     refuse_sizes(points, jobs)
     from pushcall import check as checking
+    from pushcall import explain
     from pushcall.program import load
     from pushcall.show import progress, show
 
@@ -130,6 +131,7 @@ def check(
         result = checking.check(
             program.config, lambda done, _: report(done), budget=given["budget"]
         )
+    explain.attach(program.config, result)
     if as_json:
         _print_json(result.to_json())
     else:

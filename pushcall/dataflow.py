@@ -9,6 +9,8 @@ What moves bytes is modelled exactly: MOV, MOVUPS and their kin, PUSH, POP, PUSH
 ADD and SUB of constants. What anything else writes (iced-x86 tells what) is a function of the
 instruction and of all that it reads. What cannot be modelled so is an `UnknownError`.
 
+Followed are the general registers, RFLAGS, XMM0 to XMM15 and MXCSR. What else AVX has is not.
+
 Memory is what pointers of different origin point to: the goroutine's stack, g, m, p, the saved
 vectors. They are distinct objects, and an access must lie inside of its object.
 """
@@ -361,6 +363,19 @@ def _size(insn: Any, n: int) -> int:
     return _memory_size(insn)
 
 
+def _wide(machine: Machine, insn: Any) -> bool:
+    """VMOVUPS and VMOVDQU of a YMM register to memory: its upper half is not followed."""
+    names = iced().Register
+    if insn.op_kind(0) != iced().OpKind.MEMORY or insn.has_op_mask:
+        return False
+    number = insn.op1_register - names.YMM0
+    if not 0 <= number < 16:
+        return False
+    high = tuple(Byte(("upper half", number), n) for n in range(16))
+    machine.set_operand(insn, 0, machine.read(names.XMM0 + number) + high)
+    return True
+
+
 def _scalar(machine: Machine, insn: Any) -> bool:
     """MOVQ, MOVSD, MOVSS: a load clears the rest, between registers only MOVQ does."""
     kinds = iced().OpKind
@@ -486,6 +501,7 @@ def _rules() -> dict[int, Callable[[Machine, Any], bool]]:
         "MOVQ": _scalar, "MOVSD": _scalar, "MOVSS": _scalar,
         "MOVLPS": _half, "MOVLPD": _half, "MOVHPS": _half, "MOVHPD": _half,
     }  # fmt: skip
+    rules |= dict.fromkeys(("VMOVUPS", "VMOVDQU"), _wide)
     rules |= dict.fromkeys(("MOVUPS", "MOVUPD", "MOVDQU"), _move)
     return {getattr(iced().Mnemonic, name): rule for name, rule in rules.items()}
 

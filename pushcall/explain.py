@@ -6,6 +6,7 @@ is then said is what was seen to happen there; a loss that does not show again s
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pushcall.verdict import CheckResult, RegisterLoss
     from runtime_model.boot import Config
 
+WIDTH: Final = 94  # of a line of text
 MAX_EXPLAINED: Final = 64  # losses; more are of one cause
 _RED_ZONE: Final = "a value kept below RSP"
 
@@ -70,25 +72,28 @@ class Explanation:
 
     def lines(self) -> Iterable[str]:
         """The text output."""
-        yield self.text
+        yield from textwrap.wrap(self.text, WIDTH, break_long_words=False, break_on_hyphens=False)
         yield from map(str, self.parts)
 
 
 def attach(config: Config, result: CheckResult) -> None:
-    """Explains each loss of a check of this program, in `explanation`."""
+    """Explains each loss of a check of this program, in `explanation`; none after a Ctrl-C."""
+    if result.interrupted:
+        return
     for loss, explanation in zip(result.losses, explain(config, result.losses), strict=True):
         loss.explanation = explanation
 
 
 def explain(config: Config, losses: Sequence[RegisterLoss]) -> list[Explanation]:
     """Explains each loss at its first boundary."""
+    if not losses:
+        return []
     chosen = sorted(losses, key=lambda loss: loss.first.index)[:MAX_EXPLAINED]
     followed: dict[int, Followed | str] = {}
-    follower = Follower(config) if chosen else None
+    follower = Follower(config)
     for loss in chosen:
         index = loss.first.index
         if index not in followed:
-            assert follower is not None
             try:
                 followed[index] = follower.follow(index)
             except GuestStopped as stopped:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asm import rewrite
 from asm.source import Source
+from emulator.memory import PAGE
 from pushcall import check as checking
-from pushcall.dataflow import UnknownError, differences
+from pushcall.dataflow import Sum, UnknownError, differences
 from pushcall.mutations import Mutation, mutations, text
 from pushcall.preserving import Contract, paths
 from pushcall.side import Side
-from runtime_model.boot import BadProgramError, Config
+from runtime_model.boot import GOROUTINE_STACK, BadProgramError, Config
 from runtime_model.policy import Policy
 from runtime_model.trampoline import CALLEE, NAME, Trampoline
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from asm.rewrite import Line
     from pushcall.preserving import Path
     from runtime_model.version import GoVersion
+
+# The probe's stack ends a page above a multiple of 64 KiB.
+STACKS: Final = 0xC0_0040_0000 - PAGE - GOROUTINE_STACK + PAGE
 
 _SHARE: Final = 8  # mutants that a process takes at a time
 KILLED: Final = "killed"
@@ -172,7 +176,14 @@ class Workshop:
         name = "probe_amd64.s"
         probe = Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
         policy = Policy(force_preempt_ns=None)
-        return Config((probe,), self.version, policy=policy, budget=None, trampoline=trampoline)
+        return Config(
+            (probe,),
+            self.version,
+            policy=policy,
+            budget=None,
+            trampoline=trampoline,
+            stacks=STACKS,
+        )
 
     @cached_property
     def sound(self) -> list[Path] | None:
@@ -264,10 +275,7 @@ def _reason(mutation: Mutation, code: Sequence[Line], original: Path, mutant: Pa
     different = [differences(original.before[ip], mutant.before[ip]) for ip in both]
     if not different[0]:
         return _NOTHING.get(mutation.kind, "it leaves the same registers and memory")
-    registers = [part for part in different[0] if isinstance(part, str)]
-    what = " and ".join(
-        [*registers, *(["dead stack"] if len(registers) < len(different[0]) else [])]
-    )
+    what = " and ".join(dict.fromkeys(map(_called, different[0])))
     same = next((n for n, parts in enumerate(different) if not parts), None)
     if same is None:
         return f"{what} differs, and nothing reads it"
@@ -276,6 +284,13 @@ def _reason(mutation: Mutation, code: Sequence[Line], original: Path, mutant: Pa
     kept = called and bool(differences(original.at_call, mutant.at_call))  # type: ignore[arg-type]
     during = ", asyncPreempt2 only keeps it" if kept else ""
     return f"{what} differs until {by}, nothing reads it{during}; then all is the same"
+
+
+def _called(part: str | Sum) -> str:
+    """A register, or the memory that a byte lies in."""
+    if isinstance(part, str):
+        return part
+    return "dead stack" if part.origin == "RSP" else "what is unused of p.xRegs"
 
 
 def score(

@@ -249,7 +249,10 @@ def _widths(insn: Any) -> Iterator[Any]:
         if f"R{wide}" not in name and f"RM{wide}" not in name:
             continue
         for bits in smaller:
-            narrow = getattr(module.Code, name.replace(f"{wide}", f"{bits}"), None)
+            smaller_name = name.replace(f"{wide}", f"{bits}")
+            if bits == 16:
+                smaller_name = smaller_name.replace("IMM32", "IMM16")
+            narrow = getattr(module.Code, smaller_name, None)
             if narrow is not None:
                 yield _narrowed(insn, narrow, wide, bits)
         return
@@ -275,13 +278,17 @@ def _narrowed(insn: Any, code: int, wide: int, bits: int) -> Any:
         (kinds.IMMEDIATE8TO64, 32): kinds.IMMEDIATE8TO32,
         (kinds.IMMEDIATE8TO64, 16): kinds.IMMEDIATE8TO16,
         (kinds.IMMEDIATE32TO64, 32): kinds.IMMEDIATE32,
+        (kinds.IMMEDIATE32TO64, 16): kinds.IMMEDIATE16,
     }
     for n in range(insn.op_count):
         kind = shorter.get((insn.op_kind(n), bits))
         if kind is not None:
             value = insn.immediate(n)
             changed.set_op_kind(n, kind)
-            changed.set_immediate_i64(n, value - ((value >> 63) << 64))
+            if kind == kinds.IMMEDIATE16:
+                changed.immediate16 = value & 0xFFFF
+            else:
+                changed.set_immediate_i64(n, value - ((value >> 63) << 64))
     return changed
 
 

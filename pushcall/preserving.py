@@ -8,6 +8,8 @@ and what lay in p.xRegs.scratch lies in the block that p.xRegs.cache of the P th
 points to (preempt_xreg.go). The trampoline may write to the dead stack below the interrupted RSP,
 as deep as is checked for, and to those two.
 
+The processor has AVX, of which only XMM0 to XMM15 are followed.
+
 What is proven is proven for all register values, flags and stack contents, by following symbols
 (dataflow.py). What cannot be followed is not proven.
 """

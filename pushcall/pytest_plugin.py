@@ -57,10 +57,13 @@ class Checker:
         """
         __tracebackhide__ = True
         from pushcall import check as checking
+        from pushcall import explain
         from pushcall.api import program
 
-        result = checking.check(program(source, self.directory, **options).config)
+        config = program(source, self.directory, **options).config
+        result = checking.check(config)
         if not result.ok:
+            explain.attach(config, result)
             lines = [line.removeprefix("! ") for line in result.lines()]
             pytest.fail("\n".join(lines), pytrace=False)
         return result

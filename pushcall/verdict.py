@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pushcall.crash import Crash, Place
+    from pushcall.explain import Explanation
     from runtime_model.events import Loss
 
 
@@ -34,6 +35,7 @@ class RegisterLoss:
     after: int
     address: int | None = None
     note: str = ""
+    explanation: Explanation | None = None  # of the first loss (explain.attach)
 
     def to_json(self) -> dict[str, Any]:
         """An entry of `losses`."""
@@ -51,6 +53,8 @@ class RegisterLoss:
         }
         if self.note:
             entry["note"] = self.note
+        if self.explanation is not None:
+            entry["explanation"] = self.explanation.to_json()
         return entry
 
     def __str__(self) -> str:
@@ -168,6 +172,8 @@ class CheckResult:
             yield f"! lost: {', '.join(loss.register for loss in self.losses)}"
             for loss in self.losses:
                 yield f"!   {loss}"
+                if loss.explanation is not None:
+                    yield from (f"      {line}" for line in loss.explanation.lines())
         elif self.points and not self.finished:
             yield "no loss so far"
         elif self.points:

@@ -79,6 +79,7 @@ class Config:
     toolchain: Toolchain | None = None  # that makes their go_asm.h; None: see go_asm_h.py
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
+    stacks: int = STACKS  # where the goroutines' lie, a page up
 
 
 def boot(config: Config, text: Image | None = None, user: Image | None = None) -> Runtime:
@@ -96,7 +97,7 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
             machine.watch(segment.address, segment.address + _pages(len(segment.data)))
     _lay_out(rt, config)
     entry = entry_of(rt.user, config)
-    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
+    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1, _stack_lo(config, i)) for i in range(config.goroutines))
     machine.events.identity = rt.identity
     for address in rt.goroutines:
         machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
@@ -240,12 +241,16 @@ def _lay_out(rt: Runtime, config: Config) -> None:
         rt.m(mp_address).alllink = following
     memory.put_u64(rt.free_ms, ms[1])
     memory.put_u64(rt.allm, ms[0])
+    if rt.version.extended_registers:
+        # As in a heap that is in use: m, p and p.xRegs do not share the upper 48 bits of their
+        # addresses, so whoever computes with fewer goes astray.
+        memory.put_u64(rt.heap, -(-memory.u64(rt.heap) // 0x1_0000) * 0x1_0000 + 0xE000)
     rt.allp = tuple(_allocp(rt, i) for i in range(config.procs))
     for i in range(config.goroutines):
         _map(
             machine,
             f"stack of goroutine {i + 1}",
-            STACKS + i * (GOROUTINE_STACK + 2 * PAGE) + PAGE,
+            _stack_lo(config, i),
             GOROUTINE_STACK,
             Prot.RW,
         )
@@ -299,11 +304,16 @@ def _allocp(rt: Runtime, number: int) -> int:
     return pp.address
 
 
-def _newproc(rt: Runtime, fn: int, goid: int) -> int:
+def _stack_lo(config: Config, number: int) -> int:
+    """The low end of a goroutine's stack: unmapped pages lie around each."""
+    return config.stacks + number * (GOROUTINE_STACK + 2 * PAGE) + PAGE
+
+
+def _newproc(rt: Runtime, fn: int, goid: int, stack_lo: int) -> int:
     """newproc1: a g ready to start at fn, as if goexit had called it."""
     gp = rt.g(rt.persistentalloc(rt.layout.size("g")))
     gp.goid = goid
-    gp.stack_lo = STACKS + (goid - 1) * (GOROUTINE_STACK + 2 * PAGE) + PAGE
+    gp.stack_lo = stack_lo
     gp.stack_hi = gp.stack_lo + GOROUTINE_STACK
     gp.stackguard0 = gp.stack_lo + rt.stackGuard
     gp.stackguard1 = 0xFFFF_FFFF_FFFF_FFFF

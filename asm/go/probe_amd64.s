@@ -2,7 +2,8 @@
 // wrong on purpose (pushcall/mutants.py). Every general register, both halves of every XMM register,
 // each arithmetic flag both ways, DF, MXCSR, x87 and the words above RSP hold values that nothing
 // else has, at boundaries with RSP at 0 and at 8 modulo 16. It runs through its loop four times, so
-// that boundaries are tried in both of the check's ways.
+// that boundaries are tried in both of the check's ways; in it RSP lies 40 to 64 bytes above a multiple
+// of 64 KiB, on the stack that mutants.py gives it, which ends a page above that.
 
 #include "textflag.h"
 
@@ -71,6 +72,7 @@ TEXT main·main(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	$0x0d0d0d0d0d0d0d0d, R13
 	MOVQ	$0x0e0e0e0e0e0e0e0e, R14
 	MOVQ	$0x0f0f0f0f0f0f0f0f, R15
+	ADJSP	$(4096-40-64)	// the entry's RSP lies 40 below the end
 loop:
 	PUSHQ	AX
 	PUSHQ	$0xd5	// SF ZF AF PF CF, and bit 1
@@ -93,4 +95,5 @@ loop:
 	PADDQ	X0, X15
 	DECQ	probe·left(SB)
 	JNE	loop
+	ADJSP	$-(4096-40-64)
 	RET
