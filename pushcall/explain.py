@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.fault import GuestStopped
-from pushcall.dataflow import WIDTHS, Byte, Sum, bytes_of
-from pushcall.provenance import PLACE, Follower
+from pushcall.provenance import PLACE, Follower, base_register
+from pushcall.symbols import WIDTHS, Byte, Sum, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from pushcall.dataflow import Bytes
     from pushcall.provenance import Followed, Step, Store
+    from pushcall.symbols import Bytes
     from pushcall.verdict import CheckResult, RegisterLoss
     from runtime_model.boot import Config
 
@@ -32,7 +32,7 @@ class Part:
     """What an instruction had to do with a loss.
 
     It `saved` or `restored` the register, `stored` something else where the restore looked,
-    `overwrote` or `changed` it, `called` what did, or `died`.
+    `overwrote` or `changed` it, `called` what did, or `died`; it `loaded` the slot of another one.
     """
 
     role: str
@@ -153,7 +153,22 @@ def _never_landed(seen: Followed) -> Explanation:
     taken = _return_value(seen, last)
     if taken is not None:
         return Explanation(f"{taken}; then: {seen.died}", _return_parts(seen, last))
-    return Explanation(f"{where} was the last of asyncPreempt: {seen.died}", (Part("died", last),))
+    pointer = _pointer(seen, last)
+    by = f" through what {_named(pointer)} made" if pointer is not None else ""
+    parts = (Part("changed", pointer),) if pointer is not None else ()
+    return Explanation(
+        f"{where} was the last of asyncPreempt{by}: {seen.died}", (*parts, Part("died", last))
+    )
+
+
+def _pointer(seen: Followed, last: Step) -> Step | None:
+    """The instruction that made the pointer that another one went through."""
+    base = base_register(last.insn)
+    if base == "RSP":
+        moved = [step for step, _ in _moves(seen) if step.number < last.number]
+    else:
+        moved = [s for name, s in seen.written if name == base and s.number < last.number]
+    return moved[-1] if moved else None
 
 
 def _wrong_return(seen: Followed) -> Explanation:
@@ -266,15 +281,28 @@ def _register(seen: Followed, register: str) -> Explanation:
         some = f"{count} of its {len(wanted)} bytes were" if count < len(wanted) else "it was"
         saved = f"{some} saved at {at:#x} by {_named(save.step)}"
         parts.append(Part("saved", save.step, at))
+    else:
+        early = next((step for name, step in seen.written if name == register), None)
+        called = seen.call.number if seen.call is not None else len(seen.steps)
+        if early is not None and early.number < called:
+            saved = f"nothing had saved {register} when {_named(early)} overwrote it"
+            parts.append(Part("overwrote", early))
     if writer is None:
         return Explanation(
             f"no instruction of asyncPreempt wrote {register}: it changed before or behind it",
             tuple(parts),
         )
-    if writer is seen.call:
+    called = seen.call.number if seen.call is not None else len(seen.steps)
+    if writer.number <= called:
         parts.append(Part("overwrote", writer))
+        instead = _instead(seen, final, wanted)
+        said, by = "", "asyncPreempt2" if writer is seen.call else _named(writer)
+        if instead is not None:
+            parts.append(instead)
+            said = f"; {_named(instead.step)} {instead.role} it instead"
         return Explanation(
-            f"nothing restores {register}, which asyncPreempt2 overwrote; {saved}", tuple(parts)
+            f"nothing restores {register}, which {by} overwrote; {saved}{said}",
+            tuple(parts),
         )
     loaded = seen.loads.get(writer.number, [])
     # What an instruction loads for its address or as its stack word is not all that it writes.
@@ -302,6 +330,11 @@ def _register(seen: Followed, register: str) -> Explanation:
     store = seen.writer(wrong[0], writer)
     earlier = next((s for s in saves if wrong[0] in s.data), None)
     if store is None:
+        if saves and base_register(saves[0].step.insn) not in ("RSP", ""):
+            pointer = _pointer(seen, saves[0].step)
+            if pointer is not None:
+                parts.insert(0, Part("changed", pointer))
+                saved += f" through what {_named(pointer)} made"
         return Explanation(
             f"{_named(writer)} restored {register} from {where}, where asyncPreempt had written "
             f"nothing{'' if wrong[0] == first else f' from {wrong[0]:#x} on'}; {saved}",
@@ -325,6 +358,20 @@ def _register(seen: Followed, register: str) -> Explanation:
         f"{what}; {saved}",
         tuple(parts),
     )
+
+
+def _instead(seen: Followed, final: Bytes, wanted: Bytes) -> Part | None:
+    """What was done behind the call with a register or its slot, where nothing restored it."""
+    if seen.call is None:
+        return None
+    for store in seen.stores:
+        if store.step.number > seen.call.number and set(final) & set(store.data.values()):
+            return Part("stored", store.step, min(store.data))
+    for step in seen.steps[seen.call.number + 1 :]:
+        loaded = seen.loads.get(step.number, [])
+        if any(byte in wanted for _, byte in loaded):
+            return Part("loaded", step, loaded[0][0])
+    return None
 
 
 def _content(data: list[Byte], seen: Followed) -> str:

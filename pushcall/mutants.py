@@ -24,10 +24,11 @@ from asm import rewrite
 from asm.source import Source
 from emulator.memory import PAGE
 from pushcall import check as checking
-from pushcall.dataflow import Sum, UnknownError, differences
+from pushcall.dataflow import differences
 from pushcall.mutations import Mutation, mutations, text
 from pushcall.preserving import Contract, paths
 from pushcall.side import Side
+from pushcall.symbols import Sum, UnknownError
 from runtime_model.boot import GOROUTINE_STACK, BadProgramError, Config
 from runtime_model.policy import Policy
 from runtime_model.trampoline import CALLEE, NAME, Trampoline
@@ -232,10 +233,14 @@ class Workshop:
             why,
         )
 
+    def mutant_config(self, mutation: Mutation) -> Config:
+        """The probe with a mutant in place of asyncPreempt."""
+        return self._config(Trampoline(self.trampoline.source, self.trampoline.syntax, mutation))
+
     def loss(self, mutation: Mutation) -> str:
         """What `check` finds first, or nothing."""
-        changed = Trampoline(self.trampoline.source, self.trampoline.syntax, mutation)
-        result = checking.check(self._config(changed), until_lost=True, start=self.start)
+        config = self.mutant_config(mutation)
+        result = checking.check(config, until_lost=True, start=self.start)
         return next(iter([*map(str, result.losses), *result.findings]), "")
 
     # Proofs.

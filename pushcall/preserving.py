@@ -20,18 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from asm.rewrite import iced
-from pushcall.dataflow import (
-    WIDTHS,
-    Byte,
-    Bytes,
-    Machine,
-    Memory,
-    State,
-    Sum,
-    UnknownError,
-    bytes_of,
-    entry,
-)
+from pushcall.dataflow import Machine, Memory, State, entry
+from pushcall.symbols import WIDTHS, Byte, Bytes, Sum, UnknownError, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

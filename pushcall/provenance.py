@@ -15,21 +15,10 @@ from asm.rewrite import iced
 from emulator.fault import GuestStopped
 from emulator.memory import UnmappedError
 from pushcall.crash import Place, place
-from pushcall.dataflow import (
-    GENERAL,
-    WIDTHS,
-    Byte,
-    Bytes,
-    Machine,
-    Memory,
-    State,
-    Sum,
-    UnknownError,
-    bytes_of,
-    entry,
-)
+from pushcall.dataflow import Machine, Memory, State, entry
 from pushcall.mutations import text
 from pushcall.side import Side
+from pushcall.symbols import GENERAL, WIDTHS, Byte, Bytes, Sum, UnknownError, bytes_of
 from runtime_model.events import PushedCall, Resumed
 from runtime_model.policy import Policy
 from runtime_model.timers import request_preemption
@@ -105,6 +94,12 @@ def operand_address(insn: Any, registers: Registers | None) -> int:
     return found % 2**64
 
 
+def base_register(insn: Any) -> str:
+    """The name of the register that a memory operand counts from; empty where there is none."""
+    number = insn.memory_base - iced().Register.RAX
+    return GENERAL[number] if 0 <= number < len(GENERAL) else ""
+
+
 @dataclass
 class Followed:
     """A preemption from the trampoline's entry to where the goroutine went on, or died."""
@@ -118,6 +113,7 @@ class Followed:
     stores: list[Store] = field(default_factory=list)
     loads: dict[int, list[tuple[int, Byte]]] = field(default_factory=dict)  # by step
     writers: dict[str, Step] = field(default_factory=dict)  # of registers, the latest
+    written: list[tuple[str, Step]] = field(default_factory=list)  # registers, all the time
     computed: dict[Any, Step] = field(default_factory=dict)  # by what they computed
     call: Step | None = None  # of asyncPreempt2
     moved: tuple[int, int, int] = (0, 0, 0)  # by it: p.xRegs.scratch, to where, bytes
@@ -265,6 +261,7 @@ def _execute(followed: Followed, tracer: _Tracer, last: Registers, side: Side) -
         _one(machine, insn, step)
         for register in _written(insn, known, state, before, after):
             followed.writers[register] = step
+            followed.written.append((register, step))
             for byte in state.registers[register]:
                 if byte not in known[register]:
                     followed.computed.setdefault(byte.value, step)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asm.source import AsmError
-from pushcall import check, run
+from pushcall import check, explain, run
 from pushcall.program import ExpectedVerdict, Options, load
 from pushcall.text import run_report
 from pushcall.usage import UsageError
@@ -75,6 +75,7 @@ class CheckItem(AssemblyItem):
         expected = self.program.verdict or ExpectedVerdict(lost=False)
         result = check.check(self.program.config, budget=self.program.config.budget)
         if result.findings or result.crash or not expected.holds(x.register for x in result.losses):
+            explain.attach(self.program.config, result)
             lines = [line.removeprefix("! ") for line in result.lines()]
             raise ExpectationError("\n".join([f"expected: {expected}", *lines]))
 

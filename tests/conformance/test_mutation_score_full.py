@@ -1,0 +1,27 @@
+"""Every mutant of both families' trampolines: killed by check, or proven equivalent; never both.
+
+Each version has its own struct layouts, and with them its own trampoline.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pushcall.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
+from runtime_model.trampoline import Trampoline
+from runtime_model.version import GoVersion
+
+CONFIRMED = [(1, 22), (1, 27)]
+
+
+@pytest.mark.parametrize("minor", range(14, 28))
+def test_every_mutant_is_killed_or_proven(minor: int) -> None:
+    version = GoVersion(1, minor)
+    workshop = Workshop(Trampoline(), version)
+    # What is proven is checked too, for one version of each family.
+    result = score(workshop, confirm=(1, minor) in CONFIRMED)
+    counts = {verdict: len(result.of(verdict)) for verdict in (KILLED, EQUIVALENT, SURVIVED)}
+    print(f"Go {version}: {result.total} mutants of {result.instructions} instructions: {counts}")
+    assert [f"{mutant}: {mutant.why}" for mutant in result.of(SURVIVED)] == []
+    assert counts[KILLED] + counts[EQUIVALENT] == result.total
+    assert counts[KILLED] > 800
