@@ -97,7 +97,9 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
             machine.watch(segment.address, segment.address + _pages(len(segment.data)))
     _lay_out(rt, config)
     entry = entry_of(rt.user, config)
-    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1, _stack_lo(config, i)) for i in range(config.goroutines))
+    rt.goroutines = tuple(
+        _newproc(rt, entry.address, i + 1, _stack_lo(config, i)) for i in range(config.goroutines)
+    )
     machine.events.identity = rt.identity
     for address in rt.goroutines:
         machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))

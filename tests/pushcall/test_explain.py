@@ -86,7 +86,7 @@ CHANGED = [
     ("1.22", "pop rbp", "pop rsi", "RSI", "restored", "had put RBP"),
     ("1.27", "movups [rax+140h],xmm5", "movsd [rax+140h],xmm5", "XMM5", "saved", "8 of its 16"),
     ("1.27", "movups [rax+140h],xmm5", "movups [rax+140h],xmm6", "XMM5", "stored", "put XMM6"),
-    ("1.27", "movups xmm5,[rax+140h]", "movups xmm5,[rax+150h]", "XMM5", "restored", "written nothing"),
+    ("1.27", "movups xmm5,[rax+140h]", "movups xmm5,[rax+150h]", "XMM5", "restored", "nothing"),
     ("1.27", "movups xmm5,[rax+140h]", "movhps xmm5,[rax+140h]", "XMM5", "restored", "only 8 of"),
     ("1.27", "mov rax,[r14+30h]", "mov rax,[r14+28h]", "RIP", "changed", "unmapped memory"),
 ]  # fmt: skip
