@@ -184,6 +184,17 @@ def test_x87_runs_while_its_stack_holds(machine: Machine) -> None:
     assert cpu.run(9).executed == 0
 
 
+# SDM volume 1, 4.8.3.4: a conversion makes a signalling NaN quiet; Unicorn stores it as it is.
+def test_a_signalling_nan_is_not_stored_as_float_or_double(machine: Machine) -> None:
+    for store in ("fstp dword ptr [rdi]", "fst qword ptr [rdi]", "fstp tbyte ptr [rdi]"):
+        for fraction, refused in ((1 << 63 | 5, "tbyte" not in store), (3 << 62 | 5, False)):
+            cpu = machine(f"fld tbyte ptr [rdi]; {store}; syscall", RDI=DATA)
+            cpu.memory.write(DATA, fraction.to_bytes(8, "little") + b"\xff\x7f")
+            stop = cpu.run(9)
+            assert (stop.reason is StopReason.FAULT) is refused
+            assert stop.fault is None or "signalling NaN" in stop.fault.detail
+
+
 def test_a_refusal_of_the_caller_is_told_armed_or_not(machine: Machine) -> None:
     cpu = machine("nop; nop; syscall")
     cpu.refuse(CODE + 1, "not today")
