@@ -106,9 +106,6 @@ def _opened(file: Path, given: dict[str, Any]) -> Iterator[GoBinary]:
     from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
     from runtime_model.pclntab_format import PclntabError
 
-    for name in _SNIPPETS_OWN:
-        if given.get(name) not in (None, False, ()):
-            raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
     try:
         with GoBinary(file, go_version(given["go"])) as binary:
             yield binary
@@ -131,10 +128,11 @@ def run_elf(
     def strace(event: SystemCall) -> None:
         click.echo(strace_line(event), err=True)
 
+    settings = _settings(file, arguments, given)
     with _opened(file, given) as binary:
         _, out = run_binary(
             binary,
-            _settings(file, arguments, given),
+            settings,
             ["pushcall", "run", *_repeat(file, arguments, given)],
             sink=None if as_json else sink,
             keep_events=events and as_json,
@@ -164,8 +162,8 @@ def check_elf(
 
     if function is None:
         raise UsageError(f"{file} is an executable: name the function to check with --function")
+    settings = _settings(file, arguments, given)
     with _opened(file, given) as binary, progress("boundaries") as report:
-        settings = _settings(file, arguments, given)
         result = check_function(
             binary, settings, function, points=points, jobs=jobs, progress=report
         )
@@ -184,9 +182,10 @@ def trace_elf(
     from pushcall.booted_trace import BootedTrace
     from runtime_model.booted import Booted
 
+    settings = _settings(file, arguments, given)
     with _opened(file, given) as binary:
         name = None if function is None else find(binary, function).name
-        booted = Booted(binary, _settings(file, arguments, given))
+        booted = Booted(binary, settings)
         return BootedTrace(booted, number, click.echo, name).run()
 
 
@@ -195,6 +194,9 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
     from pushcall.usage import UsageError, parse_duration
     from runtime_model.booted import Settings
 
+    for name in _SNIPPETS_OWN:
+        if given.get(name) not in (None, False, ()):
+            raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
     argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))
     for text in given["env"]:
         if "=" not in text[1:]:
