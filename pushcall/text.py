@@ -11,6 +11,7 @@ import string
 import textwrap
 from typing import TYPE_CHECKING, Final
 
+from emulator import extended
 from emulator.events import Event, FrameBuilt, SignalReturned, SystemCall
 from pushcall.crash import Place, place
 from runtime_model.events import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from runtime_model.booted import Booted
     from runtime_model.runtime import Runtime
 
+MAX_WIDE: Final = 4  # registers of AVX shown for a goroutine
 INDENT: Final = 30  # of what happened, under the functions that did it
 COLUMN: Final = 41  # of a stack before and after
 
@@ -212,15 +214,18 @@ def timeline(slices: Sequence[Slice], end: int, width: int) -> list[str]:
 
 
 def final_registers(out: Outcome) -> list[str]:
-    """The goroutines' last RAX, equal ones together."""
-    by_value: dict[int, list[int]] = {}
+    """The goroutines' last RAX, and what AVX holds, equal ones together."""
+    by_value: dict[str, list[int]] = {}
     for goid, registers in sorted(out.goroutines.items()):
         if registers is not None:
-            by_value.setdefault(registers["RAX"], []).append(goid)
-    return [
-        f"{goroutines(goids)} ended with RAX = {value:#x} ({value})"
-        for value, goids in list(by_value.items())[:10]
-    ]
+            value = registers["RAX"]
+            text = [f"RAX = {value:#x} ({value})"]
+            wide = extended.shown(registers.extended)
+            text += [f"{name} = {registers[name]:#x}" for name in wide[:MAX_WIDE]]
+            if len(wide) > MAX_WIDE:
+                text.append(f"and {len(wide) - MAX_WIDE} more of YMM, ZMM and K")
+            by_value.setdefault(", ".join(text), []).append(goid)
+    return [f"{goroutines(goids)} ended with {text}" for text, goids in list(by_value.items())[:10]]
 
 
 def goroutines(goids: Sequence[int]) -> str:

@@ -23,6 +23,7 @@ from asm.mkpreempt import (
 )
 from pushcall.api import check, program, run
 from pushcall.run import to_json
+from pushcall.text import run_report
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -196,6 +197,8 @@ def test_final_registers_and_losses_show_what_avx_holds() -> None:
     assert registers["K7"] == "0x123456789abcdef"
     assert registers["ZMM31"] == registers["ZMM0"]
     assert registers["ZMM0"].endswith(registers["XMM0"][2:])
+    (line,) = (line for line in run_report(rt, outcome) if "ended with" in line)
+    assert f"ZMM3 = {registers['ZMM3']}, and 36 more of YMM, ZMM and K" in line
 
 
 # GOEXPERIMENT=simd: asyncPreempt asks internal/cpu.X86 (mkpreempt.go, 1.26 on).
