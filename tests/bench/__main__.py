@@ -6,11 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, fenced, steps, timers
+from tests.bench import assembler, audit, fenced, steps, timers
 from tests.bench.measure import table, write
 
 # Each has groups(scale), a list of what it compares.
-SUBJECTS = {"timers": timers, "steps": steps, "assembler": assembler, "fenced": fenced}
+SUBJECTS = {
+    "timers": timers,
+    "steps": steps,
+    "assembler": assembler,
+    "fenced": fenced,
+    "audit": audit,
+}
 
 
 def main() -> None:

@@ -1,34 +1,72 @@
 """Contenders in groups, timed in turn; the median of each and its ratio to the group's first.
 
-Times are processor time, of which other work on the machine takes less away.
+Times are processor time, of which other work on the machine takes less away; that of processes
+which a contender starts is counted in.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import resource
 import statistics
+import subprocess
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
 @dataclass
 class Contender:
-    """`run` does the work once and returns how much it was, in the group's unit."""
+    """`run` does the work once and returns how much it was, in the group's unit.
+
+    `most` is the time that is wanted for one unit, in seconds.
+    """
 
     name: str
     run: Callable[[], float]
+    most: float | None = None
     rates: list[float] = field(default_factory=list)  # per second
 
     @property
     def rate(self) -> float:
         """The median rate."""
         return statistics.median(self.rates)
+
+
+class Command(Contender):
+    """A command line, run once; `memory` is its peak, in MiB, wanted to be at most `room`."""
+
+    def __init__(
+        self,
+        name: str,
+        most: float | None = None,
+        arguments: Sequence[str] = (),
+        room: float | None = None,
+    ) -> None:
+        super().__init__(name, self._run, most)
+        self.arguments = arguments
+        self.room = room
+        self.memory = 0.0
+
+    def _run(self) -> float:
+        process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"{self.name} ended with {process.returncode}"
+        self.memory = max(self.memory, usage.ru_maxrss / 1024)
+        return 1
+
+
+def processor_time() -> float:
+    """Seconds of this process and of those that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @dataclass
@@ -44,9 +82,9 @@ class Group:
         """Runs all contenders in turn, so many times, after a round that does not count."""
         for turn in range(repeats + 1):
             for contender in self.contenders:
-                start = time.process_time()
+                start = processor_time()
                 done = contender.run()
-                rate = done / (time.process_time() - start)
+                rate = done / (processor_time() - start)
                 if turn:
                     contender.rates.append(rate)
 
@@ -74,11 +112,26 @@ def table(groups: list[Group]) -> str:
             f"  {contender.name:<44} {number(contender.rate):>10} {contender.rate / first:>8.2f}"
             for contender in group.contenders
         ]
+        for contender in group.contenders:
+            lines += _limits(contender)
         lines += [
             f"  {one} / {other}: {ratio:.2f}, wanted {least}{'' if ratio >= least else '  MISSED'}"
             for one, other, ratio, least in group.ratios()
         ]
     return "\n".join(lines).lstrip("\n")
+
+
+def _limits(contender: Contender) -> list[str]:
+    """What was measured of it and is limited, in words."""
+    limits = [(1 / contender.rate, contender.most, "s")]
+    if isinstance(contender, Command):
+        limits.append((contender.memory, contender.room, "MiB"))
+    return [
+        f"  {contender.name}: {value:.3g} {unit}"
+        + ("" if most is None else f", wanted {most:g}{'' if value <= most else '  MISSED'}")
+        for value, most, unit in limits
+        if most is not None or isinstance(contender, Command)
+    ]
 
 
 def number(rate: float) -> str:
@@ -99,6 +152,7 @@ def document(groups: list[Group]) -> dict[str, object]:
                 "name": group.name,
                 "unit": group.unit,
                 "rates": {c.name: {"median": c.rate, "all": c.rates} for c in group.contenders},
+                "memory": {c.name: c.memory for c in group.contenders if isinstance(c, Command)},
                 "ratios": [
                     {"of": one, "to": other, "ratio": ratio, "wanted": least}
                     for one, other, ratio, least in group.ratios()
