@@ -137,15 +137,16 @@ def _memory_fits(kind: str, operand: Operand, form: Form) -> bool:
     return kind in "XYZGmq" and not vector
 
 
-def _fits(kind: str, operand: Operand, form: Form) -> bool:
+def _fits(pair: str, operand: Operand, form: Form) -> bool:
+    field, kind = pair[0], pair[1]
     match operand.kind:
         case Kind.REG:
             return operand.reg is not None and _register_fits(kind, operand.reg, form)
         case Kind.MEM:
-            return _memory_fits(kind, operand, form)
+            return field == "m" and _memory_fits(kind, operand, form)
         case Kind.CONST:
             limits = {"u": range(256), "s": range(-128, 128), "b": range(-128, 256)}
-            return kind in limits and operand.offset in limits[kind]
+            return field == "i" and kind in limits and operand.offset in limits[kind]
         case Kind.REGLIST:
             first, last = operand.reg, operand.last
             wanted = {"w": RegClass.ZMM, "W": RegClass.XMM}.get(kind)
@@ -169,11 +170,11 @@ def _choose(prog: Prog, suffix: Suffix) -> tuple[Form, list[Operand], Register |
         if prog.suffixes and not form.evex:
             continue
         if len(operands) == len(form.operands) and form.mask != "K":
-            if all(map(_fits, (o[1] for o in form.operands), operands, [form] * len(operands))):
+            if all(map(_fits, form.operands, operands, [form] * len(operands))):
                 return form, operands, None
         elif len(operands) == len(form.operands) + 1 and form.mask and possible:
             rest = [*operands[:mask_at], operands[mask_at + 1]]
-            if all(map(_fits, (o[1] for o in form.operands), rest, [form] * len(rest))):
+            if all(map(_fits, form.operands, rest, [form] * len(rest))):
                 mask = operands[mask_at].reg
                 assert mask is not None
                 if mask.number == 0:

@@ -399,6 +399,8 @@ def _three(
 
 def _move_special(insn: Insn) -> Encoded | None:
     """MOV to and from control, debug and segment registers."""
+    if len(insn.operands) != 2:
+        raise CannotEncodeError("no encoding: MOV takes two operands")
     first, second = insn.operands
     for special, other, to in ((first, second, True), (second, first, False)):
         if not isinstance(special, str):
@@ -426,7 +428,7 @@ def _move_special(insn: Insn) -> Encoded | None:
 
 def _stack_segment(insn: Insn) -> Encoded | None:
     """PUSH and POP of FS and GS."""
-    if insn.mnemonic in {"push", "pop"} and insn.operands[0] in {"fs", "gs"}:
+    if insn.mnemonic in {"push", "pop"} and insn.operands in {("fs",), ("gs",)}:
         base = 0xA0 if insn.operands[0] == "fs" else 0xA8
         return Encoded(bytes((0x0F, base + (insn.mnemonic == "pop"))))
     return None

@@ -121,6 +121,8 @@ def legacy(
     immediate: bytes = b"",
 ) -> Encoded:
     """Prefixes, REX, opcode, ModRM and immediate; `rex` forces a REX prefix when 0x40."""
+    if reg > 15 or rm.v or (rm.x and rm.data[0] >= 0xC0):
+        raise CannotEncodeError("no encoding of a register 16 to 31 but with EVEX")
     rex |= w << 3 | (reg >> 3 & 1) << 2 | rm.x << 1 | rm.b
     head = prefix + bytes((0x40 | rex,)) if rex else prefix
     head += opcode

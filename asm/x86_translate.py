@@ -254,7 +254,7 @@ def _with_widths(said: Statement) -> Statement:
         elif name in _UNSAID or (not general and not vector):
             raise Fault(operand.span, "the size of this is not said", _SIZES)
         elif name in opcodes.SHIFT or name in {"shld", "shrd"}:
-            if name in opcodes.SHIFT:
+            if name in opcodes.SHIFT or not general:
                 raise Fault(operand.span, "the size of this is not said", _SIZES)
             width = general[0]
         else:
@@ -360,7 +360,9 @@ def _vector(said: Statement, insn: Insn) -> Encoded:
     suffixes += ["Z"] if insn.zeroing else []
 
     def convert(_: Prog, operand: go.Operand, width: int) -> IntelOperand:
-        of = by_operand[id(operand)]
+        of = by_operand.get(id(operand))
+        if of is None:  # the mask is none of the operands
+            raise Fault(said.span, f"{said.mnemonic} does not take these operands")
         if of.mem is not None:
             return of.mem._replace(broadcast=0)
         if of.reg:

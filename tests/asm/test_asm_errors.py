@@ -272,3 +272,16 @@ def test_control_characters_of_a_line_do_not_reach_the_terminal() -> None:
     (message, *_) = errors("TEXT ·f(SB), 4, $0\n\tMOVQ $1\x1b[2J, AX\n\tRET\n")
     assert "\x1b" not in message
     assert "\tMOVQ $1\ufffd[2J, AX\n" in message
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        # A vector index is of the address, not of the immediate; registers 16 to 31 are EVEX's.
+        "VSCATTERPF0DPD K2, $-128",
+        "RORXL (AX)(Y1*1), BX, CX",
+        "PSLLDQ $0, X16",
+    ],
+)
+def test_operands_that_no_form_takes_are_refused(statement: str) -> None:
+    assert "does not take these operands" in error(statement)

@@ -246,3 +246,19 @@ def test_labels_data_and_functions() -> None:
 def test_all_errors_of_a_file_are_reported() -> None:
     found = errors("moev rax, 1\nmov rax\nmov al, 300\n")
     assert [e.split(":")[1] for e in found] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "statement"),
+    [
+        ("intel", "mov cr0"),
+        ("att", "mov %xmm1, (%rax), %dr1"),
+        ("att", "shld %k1, d(%rip)"),
+        ("intel", "vpmovm2b xmm1{k1}"),
+        ("intel", "push fs, rax"),
+    ],
+)
+def test_operands_of_another_number_or_kind_are_refused(syntax: str, statement: str) -> None:
+    source = Source("bad.s", f"f: {statement}\n.data\nd: .quad 1\n")
+    with pytest.raises(AsmError):
+        assemble([source], Target(syntax=syntax), text_address=0x400000, data_address=0x500000)

@@ -4,7 +4,7 @@
 
 Toolchains are installed by package name; PUSHCALL_GOROOTS may name further ones that have their
 sources, separated by colons, such as those of 1.13 to 1.18. For go_asm.h of the runtime each
-toolchain builds the package once, about half a minute.
+toolchain compiles the package once, up to half a minute.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from toolchains import goroot as goroot_of
 from asm import go_listing, relink
 from asm.assemble import AsmError, Source, Target, assemble
 from pushcall import api
+from runtime_model import toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,19 +78,6 @@ def version(goroot: Path) -> tuple[int, int]:
     match = re.search(r"go(\d+)\.(\d+)", run(goroot, "version").stdout)
     assert match
     return int(match[1]), int(match[2])
-
-
-@cache
-def go_asm_headers(goroot: Path, cache_dir: Path) -> tuple[str, ...]:
-    """The go_asm.h of every package below the runtime, as the compiler writes them."""
-    built = run(goroot, "build", "-a", "-work", "runtime", GOCACHE=str(cache_dir))
-    match = re.search(r"WORK=(.*)", built.stderr)
-    assert match, built.stderr
-    return tuple(p.read_text() for p in sorted(Path(match[1]).glob("*/go_asm.h")))
-
-
-def header(headers: tuple[str, ...], *names: str) -> str:
-    return next((h for h in headers if all(f"#define {name} " in h for name in names)), "")
 
 
 @dataclass
@@ -165,15 +153,11 @@ def files(goroot: Path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize("name", RUNTIME_OF)
-def test_runtime_files_are_byte_identical(
-    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_runtime_files_are_byte_identical(name: str, tmp_path: Path) -> None:
     goroot = root(name)
-    headers = go_asm_headers(goroot, tmp_path_factory.mktemp("gocache"))
     equal = 0
     for path, package in files(goroot):
-        names = ("g_m", "m_p") if package == "runtime" else ("const_MaxBruteForce",)
-        text = header(headers, *names)
+        text = toolchain.go_asm_h(toolchain.at(goroot), package, goroot)
         (tmp_path / "go_asm.h").write_text(text)
         image = ours(goroot, path, package, text)
         for symbol, want in go_tool_asm(goroot, path, package, tmp_path).items():
