@@ -11,6 +11,7 @@ runtime_model.boot.BadProgramError.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -87,15 +88,27 @@ def check(
     *,
     all_direct: bool = False,
     explain: bool = False,
+    points: int | None = None,
+    jobs: int = 1,
     **given: Unpack[ProgramOptions],
 ) -> CheckResult:
     """Preempts a snippet at every boundary that it executes; says what was lost where.
 
     all_direct: each preemption goes through the whole runtime, none through a batch (slow).
     explain: replay the first boundary of each loss and say why, in `loss.explanation`.
+    points: how many boundaries to try, evenly spread. jobs: processes to share the work.
     """
     config = program(source, directory, **given).config
-    result = checking.check(config, all_direct=all_direct, budget=given.get("budget"))
+    budget = given.get("budget")
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if jobs > 1:
+            from pushcall.pool import processes
+
+            pool = stack.enter_context(processes(jobs, config))
+        result = checking.check(
+            config, all_direct=all_direct, budget=budget, points=points, pool=pool
+        )
     if explain:
         explaining.attach(config, result)
     return result

@@ -90,14 +90,6 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
             raise UsageError(f"{_option(name)} is for executables, and this is a snippet")
 
 
-def refuse_sizes(points: int | None, jobs: int) -> None:
-    """Options of a check that snippets do not have yet: UsageError."""
-    from pushcall.usage import UsageError
-
-    if points is not None or jobs != 1:
-        raise UsageError("--points and --jobs are for executables, and this is a snippet")
-
-
 @contextlib.contextmanager
 def _opened(file: Path, given: dict[str, Any]) -> Iterator[GoBinary]:
     """The executable; what is wrong with it, or with a snippet's options, as UsageError."""

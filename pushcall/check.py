@@ -278,13 +278,16 @@ def check(
     until_lost: the first loss is enough.
     start: where to begin (Side.start), of the same configuration but for the trampoline.
     """
-    return Check(
-        config,
-        all_direct=all_direct,
-        budget=budget,
-        points=points,
-        pool=pool,
-        until_lost=until_lost,
-        start=start,
-        progress=progress,
-    ).run()
+    try:
+        return Check(
+            config,
+            all_direct=all_direct,
+            budget=budget,
+            points=points,
+            pool=pool,
+            until_lost=until_lost,
+            start=start,
+            progress=progress,
+        ).run()
+    except KeyboardInterrupt:  # before anything was known
+        return CheckResult(str(config.version), "", interrupted=True)

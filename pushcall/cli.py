@@ -5,6 +5,7 @@ Exit status: 0 all held, 1 something was found, 2 bad input or usage, 130 interr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from pushcall.binary_cli import audit, safepoints
-from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, refuse_sizes, run_elf
+from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, options, timer, timers
@@ -98,6 +99,9 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     "--points", type=click.IntRange(1), metavar="N", help="Try only N boundaries, evenly spread."
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to do the work (pushcall[dask])."
+)
 def check(
     file: Path,
     arguments: tuple[str, ...],
@@ -105,6 +109,7 @@ def check(
     function: str | None,
     points: int | None,
     jobs: int,
+    dask: str | None,
     **given: Any,
 ) -> int:
     """Preempt FILE at every boundary that it executes and report every loss.
@@ -115,23 +120,33 @@ def check(
     \b
     pushcall check examples/register_loop.s
     pushcall check examples/float_loop.s --trampoline my_asyncPreempt.s --go 1.22
+    pushcall check examples/golang_nuts.s -D LOOPS=100000 --jobs 2
     pushcall check ./server --function main.hotLoop --jobs 2
     """  # noqa: D301
+    from pushcall.usage import UsageError
+
+    if dask is not None and (jobs > 1 or is_elf(file)):
+        other = "--jobs" if jobs > 1 else "an executable"
+        raise UsageError(f"--dask cannot be used together with {other}")
     if is_elf(file):
         return check_elf(file, arguments, function, points, jobs, as_json=as_json, given=given)
     refuse_guest_options(arguments, given | {"function": function})
-    refuse_sizes(points, jobs)
-    from pushcall import check as checking
     from pushcall import explain
+    from pushcall.check import check as checked
     from pushcall.program import load
-    from pushcall.show import progress, show
+    from pushcall.show import bar, show
 
-    program = load(file, options(given))
-    with progress("boundaries") as report:
-        result = checking.check(
-            program.config, lambda done, _: report(done), budget=given["budget"]
-        )
-    explain.attach(program.config, result)
+    config = load(file, options(given)).config
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if dask is not None or jobs > 1:
+            from pushcall import pool as pools
+
+            shared = pools.cluster(dask, config) if dask else pools.processes(jobs, config)
+            pool = stack.enter_context(shared)
+        report = stack.enter_context(bar("boundaries"))
+        result = checked(config, report, budget=given["budget"], points=points, pool=pool)
+    explain.attach(config, result)
     if as_json:
         _print_json(result.to_json())
     else:

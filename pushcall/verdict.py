@@ -118,6 +118,8 @@ class CheckResult:
             "losses": [loss.to_json() for loss in self.losses],
             "findings": self.findings,
         }
+        if self.of is not None:
+            document["sample"] = {"boundaries": self.points + self.unsafe, "of": self.of}
         if self.crash is not None:
             document["crash"] = self.crash.to_json()
         if self.interrupted:
@@ -176,6 +178,11 @@ class CheckResult:
                     yield from (f"      {line}" for line in loss.explanation.lines())
         elif self.points and not self.finished:
             yield "no loss so far"
+        elif self.points and self.of is not None:
+            yield (
+                "+ preserved: every register, the stack and the data, at "
+                f"{self.points + self.unsafe} boundaries, evenly spread over {self.of}"
+            )
         elif self.points:
             yield f"+ preserved: {self.compared}, at every boundary"
         else:

@@ -7,9 +7,10 @@ program alone, so what comes out does not depend on who does which.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emulator.dead_stack import DeadStack
 from emulator.fault import GuestStopped
@@ -137,13 +138,17 @@ class Worker:
         return result, direct.descheduled
 
 
-_kept: dict[str, Any] = {}
+class _Kept(threading.local):
+    config: Config | None = None
+    worker: Worker | None = None
+
+
+_kept = _Kept()
 
 
 def worker_for(config: Config) -> Worker:
-    """This process's worker for a program."""
-    if _kept.get("config") != config:
-        _kept["worker"] = Worker(config)
-        _kept["config"] = config
-    worker: Worker = _kept["worker"]
-    return worker
+    """This thread's worker for a program."""
+    if _kept.worker is None or _kept.config != config:
+        _kept.worker = Worker(config)
+        _kept.config = config
+    return _kept.worker
