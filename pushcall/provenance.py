@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asm.rewrite import iced
 from emulator.fault import GuestStopped
+from emulator.frames import poison
 from emulator.memory import UnmappedError
 from pushcall.crash import Place, place
 from pushcall.dataflow import Machine, Memory, State, entry
@@ -167,6 +168,7 @@ class Follower:
         self._resumed = self._pushed = None
         tracer.begin()
         died = ""
+        side.rt.stack_poison = poison(index, interrupted.block)  # as in the check
         side.rt.poison_dead_stack(interrupted["RSP"], 1 << 16)
         request_preemption(side.rt, side.thread, "check")
         side.machine.budget = side.machine.instructions + BUDGET
