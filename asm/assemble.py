@@ -26,7 +26,6 @@ from asm.parse import Parser
 from asm.preprocess import Macro, Preprocessor, object_macro
 from asm.source import AsmError, Diagnostic, Diagnostics, Fault, Source, TooManyFaults
 from asm.translate import Translator
-from asm.x86_text import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -201,8 +200,10 @@ def _read_x86(
     sources: Sequence[Source], target: Target, diagnostics: Diagnostics, linker: Linker
 ) -> list[Source]:
     """The same of Intel and AT&T text: no preprocessor, no frames."""
+    from asm import x86_text  # most sources are Go's
+
     for file, source in enumerate(sources):
-        reader = Reader(source, target.syntax, diagnostics)
+        reader = x86_text.Reader(source, target.syntax, diagnostics)
         unit = reader.read()
         for globl in unit.globls:
             linker.add_globl(globl, file)

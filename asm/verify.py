@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from asm.capstone_raw import reader
 from asm.intel import PTR, Imm, Insn, IntelOperand, Mem, render
 from asm.machine import REGISTER
 
@@ -38,13 +38,6 @@ class MismatchError(Exception):
     """The encoder made another instruction than was asked for."""
 
 
-@cache
-def _capstone() -> Any:
-    import capstone  # its import costs more than a small assembly
-
-    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-
-
 class Decoded(NamedTuple):
     """One instruction as Capstone reads it."""
 
@@ -56,8 +49,7 @@ class Decoded(NamedTuple):
 def disassemble(data: bytes, address: int = 0) -> list[Decoded]:
     """Reads instructions until the end or the first that is none."""
     return [
-        Decoded(size, mnemonic, operands)
-        for _, size, mnemonic, operands in _capstone().disasm_lite(data, address)
+        Decoded(size, mnemonic, operands) for _, size, mnemonic, operands in reader()(data, address)
     ]
 
 

@@ -16,11 +16,10 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
-from asm import rewrite
+from asm import go, rewrite
 from asm.source import Source
 from emulator.memory import PAGE
 from pushcall import check as checking
@@ -175,7 +174,7 @@ class Workshop:
 
     def _config(self, trampoline: Trampoline) -> Config:
         name = "probe_amd64.s"
-        probe = Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+        probe = Source(name, go.text(name))
         policy = Policy(force_preempt_ns=None)
         return Config(
             (probe,),

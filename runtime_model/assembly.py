@@ -6,10 +6,9 @@ The texts are package data of asm.go; their go_asm.h comes from the version's st
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from asm import go_listing, relink
+from asm import go, go_listing, relink
 from asm.assemble import GoAsmH, Target, assemble
 from asm.rewrite import merged
 from asm.source import Source
@@ -42,7 +41,7 @@ def linker_name(name: str) -> str:
 
 
 def _text(name: str) -> Source:
-    return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+    return Source(name, go.text(name))
 
 
 def runtime_sources(version: GoVersion) -> list[Source]:

@@ -12,13 +12,15 @@ import functools
 import json
 import re
 from dataclasses import dataclass
-from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Version = tuple[int, int]
+
+_LAYOUTS: Final = Path(__file__).with_name("layouts")
 
 
 class LayoutError(LookupError):
@@ -137,14 +139,14 @@ def parse_version(text: str) -> Version:
 @functools.cache
 def known_versions() -> tuple[Version, ...]:
     """The Go versions that have a layout file, oldest first."""
-    names = (entry.name for entry in resources.files(f"{__package__}.layouts").iterdir())
+    names = (entry.name for entry in _LAYOUTS.iterdir())
     return tuple(sorted(parse_version(name[:-5]) for name in names if name.endswith(".json")))
 
 
 @functools.cache
 def load(version: Version) -> Layout:
     """The layout of one Go version; LayoutError, naming the known ones, for any other."""
-    file = resources.files(f"{__package__}.layouts").joinpath("go{}.{}.json".format(*version))
+    file = _LAYOUTS / "go{}.{}.json".format(*version)
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:

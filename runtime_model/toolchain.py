@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING
 from runtime_model.layout import parse_version
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
     from runtime_model.layout import Version
@@ -83,6 +80,8 @@ def installed(near: Path | None) -> list[Toolchain]:
     roots = [near] if near is not None else []
     if os.environ.get("GOROOT"):
         roots.append(Path(os.environ["GOROOT"]))
+    import shutil
+
     command = shutil.which("go")
     if command is not None:
         done = _run([command, "env", "GOROOT"], {"GOTOOLCHAIN": "local"}, Path.cwd(), 20)
@@ -111,6 +110,9 @@ def go_asm_h(toolchain: Toolchain, package: str, directory: Path, goos: str = "l
     Raises:
         ToolchainError: the package does not build; the message has the go command's first line.
     """
+    import secrets  # these are slow to import, and few runs ask a toolchain
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="pushcall") as scratch:
         environment = {
             "GOROOT": str(toolchain.root),
@@ -143,6 +145,8 @@ def go_asm_h(toolchain: Toolchain, package: str, directory: Path, goos: str = "l
 def _run(
     command: list[str], environment: Mapping[str, str], directory: Path, timeout: int
 ) -> subprocess.CompletedProcess[str]:
+    import subprocess
+
     try:
         return subprocess.run(  # noqa: S603  # the go command that the user has
             command,

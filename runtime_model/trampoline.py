@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from asm import go_listing, relink, rewrite
+from asm import go, go_listing, relink, rewrite
 from asm.assemble import assemble
 from asm.source import Source
 from runtime_model.go_asm_h import runtime_target
@@ -61,7 +60,7 @@ class Trampoline:
 def own_source(version: GoVersion) -> Source:
     """Pushcall's asyncPreempt for a version (asm/mkpreempt.py)."""
     name = f"preempt_{'xregs' if version.extended_registers else 'stack'}_amd64.s"
-    return Source(name, resources.files("asm.go").joinpath(name).read_text("utf-8"))
+    return Source(name, go.text(name))
 
 
 def simd_source(version: GoVersion, cpu: str) -> Source:
