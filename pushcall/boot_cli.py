@@ -184,7 +184,7 @@ def trace_elf(
 def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:
     from emulator.linux.execve import check_arguments
     from pushcall.usage import UsageError, parse_duration
-    from runtime_model.booted import Settings
+    from runtime_model.booted import QUANTUM, Settings
 
     for name in _SNIPPETS_OWN:
         if given.get(name) not in (None, False, ()):
@@ -216,7 +216,7 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
         stdin=data,
         files=tuple(files),
         cpus=given["ncpu"] or 4,
-        quantum=parse_duration(given["quantum"]) if given.get("quantum") else 10_000,
+        quantum=parse_duration(given["quantum"]) if given.get("quantum") else QUANTUM,
         seed=given["seed"] or 0,
         budget=given["budget"],
         enosys=given["enosys"],

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 TLS_G: Final = 8  # bytes below FS base
 MOST_FRAMES: Final = 64  # of a walk along saved frame pointers
 SIGURG: Final = 23
+QUANTUM: Final = 200_000  # ns: a switch of threads costs as much as some ten thousand instructions
 
 # Who asks, as proc.go, preempt.go and mgc*.go call it; the first of them on the stack.
 REQUESTERS: Final = (
@@ -65,7 +66,7 @@ class Settings:
     stdin: bytes = b""
     files: tuple[tuple[str, bytes], ...] = ()
     cpus: int = 4
-    quantum: int = 10_000
+    quantum: int = QUANTUM
     seed: int = 0
     budget: int | None = None
     memory_limit: int | None = 4 << 30

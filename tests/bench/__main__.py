@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, audit, fenced, steps, timers
+from tests.bench import assembler, audit, boot, fenced, steps, timers
 from tests.bench.measure import table, write
 
 # Each has groups(scale), a list of what it compares.
@@ -16,6 +16,7 @@ SUBJECTS = {
     "assembler": assembler,
     "fenced": fenced,
     "audit": audit,
+    "boot": boot,
 }
 
 
