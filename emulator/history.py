@@ -95,13 +95,17 @@ class History:
         self._stretches = len(recording.stretches())
         self._starts = stretches[::GROUP]
         self._changes = lru_cache(maxsize=8)(self._read_lines)
+        self._line = lru_cache(maxsize=256)(self._read_line)
+        self._pieces = lru_cache(maxsize=16)(self._find_pieces)
         self._groups: list[_Group] = []
         self._dirty: dict[int, list[int]] = {}  # line -> groups that change it, rising
         self._build()
 
     def read(self, place: int, address: int, size: int) -> bytes:
         """Memory at a place. Raises UnmappedError for what was not mapped, or not in one region."""
-        if not any(start <= address and address + size <= end for start, end in self.mapped(place)):
+        pieces = self.mapped(place)
+        index = bisect.bisect_right(pieces, (address, 1 << 64)) - 1
+        if index < 0 or address + size > pieces[index][1]:
             raise UnmappedError(address, size)
         first, last = address >> _SHIFT, address + size - 1 >> _SHIFT
         data = b"".join(self._line(line, place) for line in range(first, last + 1))
@@ -114,10 +118,12 @@ class History:
 
     def mapped(self, place: int) -> list[tuple[int, int]]:
         """What was mapped at a place, as rising [start, end)."""
+        return self._pieces(bisect.bisect_right(self._maps, place, key=lambda each: each.place))
+
+    def _find_pieces(self, count: int) -> list[tuple[int, int]]:
+        """What is mapped after so many changes of the map."""
         found = [(region.start, region.end) for region in self.memory.regions]
-        for change in reversed(self._maps):
-            if change.place <= place:
-                break
+        for change in reversed(self._maps[count:]):
             if change.there:
                 found = [
                     piece
@@ -170,8 +176,10 @@ class History:
 
     def _last_until(self, place: int, index: int, line: int, word: int) -> int | None:
         start = word * _WORD - (line << _SHIFT)
-        for mark, offset, before in reversed(self._changes(index).get(line, [])):
-            if mark >> 1 <= place and offset < start + _WORD and offset + len(before) > start:
+        changes = self._changes(index).get(line, [])
+        for number in range(bisect.bisect_left(changes, (2 * place + 2,)) - 1, -1, -1):
+            mark, offset, before = changes[number]
+            if offset < start + _WORD and offset + len(before) > start:
                 return mark
         return None
 
@@ -179,7 +187,7 @@ class History:
         # Place n came with record n - 1; what Python did before the first record is the first's.
         return max(0, bisect.bisect_left(self._starts, place) - 1)
 
-    def _line(self, line: int, place: int) -> bytes:
+    def _read_line(self, line: int, place: int) -> bytes:
         groups = self._dirty.get(line)
         if groups is None:
             return self._final(line)

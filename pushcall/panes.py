@@ -74,7 +74,7 @@ class Panes:
     pieces: list[Piece] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pieces = _pieces(self.run)
+        self.pieces = pieces(self.run)
         self.step_line = lru_cache(maxsize=1024)(self._step_line)
         self.verdict = lru_cache(maxsize=4096)(self._verdict)
 
@@ -315,7 +315,8 @@ def _event_style(event: Event) -> str:
     return CHANGED if isinstance(event, PushedCall) else ""
 
 
-def _pieces(run: RecordedRun) -> list[Piece]:
+def pieces(run: RecordedRun) -> list[Piece]:
+    """Who ran where, in steps."""
     found: list[Piece] = []
     running: dict[int, Piece] = {}
     for marked in run.events:

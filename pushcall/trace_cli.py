@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pushcall.boot_cli import guest, is_elf, refuse_guest_options, trace_elf
 from pushcall.snippet_cli import FILE, common, options, timer, timers
+from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pushcall.recorded import RecordedRun
+
+
+OUT = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where to write a recorded run to, in which formats."""
+
+    html: Path | None
+    svg: Path | None
+    perfetto: Path | None
+
+    def write(self, run: RecordedRun, first: int | None, last: int | None) -> None:
+        """Writes what was asked for."""
+        if self.html is not None:
+            from pushcall.page import page
+            from pushcall.show import progress
+
+            with progress("steps") as report:
+                _write(self.html, page(run, first, last, report))
+        if self.svg is not None:
+            from pushcall.drawing import svg
+
+            _write(self.svg, svg(run))
+        if self.perfetto is not None:
+            from pushcall.perfetto import document
+
+            _write(self.perfetto, json.dumps(document(run)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 @click.command()
@@ -34,6 +71,9 @@ if TYPE_CHECKING:
 @click.option("--from", "first", type=click.IntRange(0), metavar="N", help="First step shown.")
 @click.option("--to", "last", type=click.IntRange(0), metavar="N", help="Last step shown.")
 @click.option("--only", type=click.Choice(("events",)), help="Leave out the instructions.")
+@click.option("--html", type=OUT, metavar="OUT", help="Write a page with a slider (10,000 steps).")
+@click.option("--svg", type=OUT, metavar="OUT", help="Write a drawing: timeline and pushCall.")
+@click.option("--perfetto", type=OUT, metavar="OUT", help="Write a file for ui.perfetto.dev.")
 @click.option("--registers", is_flag=True, help="Show all registers before each instruction.")
 def trace(
     file: Path,
@@ -47,6 +87,9 @@ def trace(
     last: int | None,
     only: str | None,
     registers: bool,
+    html: Path | None,
+    svg: Path | None,
+    perfetto: Path | None,
     **given: Any,
 ) -> int:
     """Step through FILE, forwards and backwards.
@@ -59,49 +102,39 @@ def trace(
     pushcall trace examples/golang_nuts.s --at 25 --plain
     pushcall trace examples/golang_nuts.s --every 50 --plain --only events --to 2000
     pushcall trace ./server --preemption 3 --plain
+    pushcall trace examples/golang_nuts.s --at 25 --html trace.html --perfetto trace.json
     """  # noqa: D301  # \b is click's
+    files = Files(html, svg, perfetto)
     if is_elf(file):
-        return _executable(file, arguments, preemption, function, plain, given)
+        others = (as_json, steps, first is not None, last is not None, only, registers)
+        if not plain or any(others) or any(vars(files).values()):
+            raise UsageError(f"{file} is an executable: of its trace there is --plain only")
+        return trace_elf(file, arguments, preemption or 1, function, given)
     refuse_guest_options(arguments, given | {"preemption": preemption, "function": function})
     from pushcall.program import load
     from pushcall.recorded import LIMIT, record
     from pushcall.trace import Shown, lines, to_json
-    from pushcall.usage import UsageError
 
-    viewer = not (plain or as_json)
+    viewer = not (plain or as_json or any(vars(files).values()))
     if viewer and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
     policy, injection = timer(given)
     chosen = options(given, goroutines=given["goroutines"], procs=given["procs"], policy=policy)
     run = record(load(file, chosen), injection, limit=steps or LIMIT)
     shown = Shown(first, last, only == "events", registers)
+    files.write(run, first, last)
     if as_json:
         click.echo(json.dumps(to_json(run, shown), indent=1, ensure_ascii=False))
     elif plain:
         for line in lines(run, shown):
             click.echo(line)
-    else:
+    elif viewer:
         from pushcall.viewer import view
 
         view(run)
         return 130 if run.outcome.interrupted else 0
     tell(run)
     return status(run)
-
-
-def _executable(
-    file: Path,
-    arguments: tuple[str, ...],
-    preemption: int | None,
-    function: str | None,
-    plain: bool,
-    given: dict[str, Any],
-) -> int:
-    from pushcall.usage import UsageError
-
-    if not plain:
-        raise UsageError(f"{file} is an executable: its trace is text, ask for it with --plain")
-    return trace_elf(file, arguments, preemption or 1, function, given)
 
 
 def tell(run: RecordedRun) -> None:
