@@ -108,7 +108,9 @@ def trace(
     if is_elf(file):
         others = (as_json, steps, first is not None, last is not None, only, registers)
         if not plain or any(others) or any(vars(files).values()):
-            raise UsageError(f"{file} is an executable: of its trace there is --plain only")
+            raise UsageError(
+                f"{file} is an executable: its trace is text only, ask for it with --plain"
+            )
         return trace_elf(file, arguments, preemption or 1, function, given)
     refuse_guest_options(arguments, given | {"preemption": preemption, "function": function})
     from pushcall.program import load
