@@ -1,13 +1,14 @@
 """Writes the machine code of hooks beside its text: `python -m pushcall.mkhooks`.
 
-Constants NAME_TEXT hold assembly in Intel's syntax; the constant behind each gets the bytes that
-our assembler makes of it. They stand in the files because emulator imports no assembler, and
+Constants NAME_TEXT hold assembly in Intel's syntax; NAME, or NAME_CODE, gets the bytes that our
+assembler makes of it. They stand in the files because emulator imports no assembler, and
 because a start then costs nothing. A test has all of them made again.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +17,17 @@ from asm.source import Source
 
 ROOT: Final = Path(__file__).parents[1]
 FILES: Final = (
+    "emulator/dead_stack.py",
+    "emulator/frame_recorder.py",
     "emulator/hooks.py",
     "emulator/native_cpu.py",
     "emulator/record_hooks.py",
     "pushcall/batch_hooks.py",
 )
-_PAIR: Final = re.compile(
-    r'(?P<head>^(?P<name>\w+)_TEXT: Final = """\n(?P<text>.*?)"""\n\w+: Final = )'
-    r"bytes\.fromhex\([^)]*\)",
-    re.MULTILINE | re.DOTALL,
+TEXT: Final = re.compile(
+    r'^(?P<name>\w+)_TEXT: Final = """\n(?P<text>.*?)"""', re.MULTILINE | re.DOTALL
 )
+_BYTES: Final = r"^(?P<head>{}(?:_CODE)?: Final = )bytes\.fromhex\([^)]*\)"
 _ADDRESS: Final = 0x40_0000
 _DIGITS: Final = 88  # in a line
 _WIDTH: Final = 100
@@ -40,18 +42,23 @@ def machine_code(name: str, text: str) -> bytes:
 
 
 def remade(text: str) -> str:
-    """A file's text with the bytes of all pieces made anew."""
+    """A file's text with the bytes of all pieces made anew; ValueError if a piece has none."""
+    for piece in TEXT.finditer(text):
+        digits = machine_code(piece["name"], piece["text"]).hex()
+        pattern = re.compile(_BYTES.format(piece["name"]), re.MULTILINE)
+        text, count = pattern.subn(partial(_constant, digits), text)
+        if count != 1:
+            raise ValueError(f"{piece['name']}_TEXT has {count} constants with its bytes")
+    return text
 
-    def pair(match: re.Match[str]) -> str:
-        digits = machine_code(match["name"], match["text"]).hex()
-        last = match["head"].rpartition("\n")[2]
-        literal = f'bytes.fromhex("{digits}")'
-        if len(last + literal) > _WIDTH:
-            lines = [digits[i : i + _DIGITS] for i in range(0, len(digits), _DIGITS)]
-            literal = "".join(["bytes.fromhex(\n", *(f'    "{line}"\n' for line in lines), ")"])
-        return match["head"] + literal
 
-    return _PAIR.sub(pair, text)
+def _constant(digits: str, match: re.Match[str]) -> str:
+    """The assignment of a constant that `match` found, with these bytes."""
+    literal = f'bytes.fromhex("{digits}")'
+    if len(match["head"] + literal) > _WIDTH:
+        lines = [digits[i : i + _DIGITS] for i in range(0, len(digits), _DIGITS)]
+        literal = "".join(["bytes.fromhex(\n", *(f'    "{line}"\n' for line in lines), ")"])
+    return match["head"] + literal
 
 
 def main() -> None:
