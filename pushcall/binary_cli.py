@@ -178,6 +178,7 @@ def audit(
     pushcall audit ./server --diff ./server.old --fail-on unbounded
     """  # noqa: D301
     from pushcall import audit as auditing
+    from pushcall.safepoints import no_package, open_binary
     from pushcall.sarif import to_sarif
     from pushcall.show import progress, show
 
@@ -185,9 +186,11 @@ def audit(
         with progress("functions") as report:
             return auditing.audit(path, go_version(go), package, include_runtime, jobs, report)
 
+    if other is not None:
+        open_binary(other, go_version(go)).close()  # before minutes are spent on the new build
     result = audited(file)
     if package is not None and not result.functions:
-        raise UsageError(f"{file}: no package {package}")
+        raise no_package(open_binary(file, go_version(go)), package)
     if other is not None:
         result.findings = auditing.diff(audited(other), result)
     if sarif is not None:

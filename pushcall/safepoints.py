@@ -107,8 +107,7 @@ def select(
     if package is not None:
         functions = [f for f in binary if package_of(f.name) == package]
         if not functions:
-            packages = {package_of(f.name) for f in binary}
-            raise UsageError(f"no package {package}{_near(package, packages)}")
+            raise no_package(binary, package)
     if name is None:
         return list(functions)
     ending = binary.table.named(name)
@@ -121,6 +120,12 @@ def select(
     if not chosen:
         raise UsageError(f"no function {name}{_near(name, {f.name for f in functions})}")
     return chosen
+
+
+def no_package(binary: GoBinary, package: str) -> UsageError:
+    """The error for a package that the binary has no function of, suggesting near ones."""
+    near = _near(package, {package_of(function.name) for function in binary})
+    return UsageError(f"{binary.path}: no package {package}{near}")
 
 
 def _near(name: str, names: set[str]) -> str:

@@ -16,6 +16,7 @@ from pushcall.audit import Finding, audit, diff
 from pushcall.binary_cli import audit as audit_command
 from pushcall.control_flow import Kind, components, decode, scan, suspects
 from pushcall.sarif import to_sarif
+from pushcall.usage import UsageError
 from runtime_model.preempt import Reason
 
 GAP = 256  # bytes between functions, so that calls can name their addresses
@@ -250,3 +251,14 @@ def test_sarif_names_files_by_uris_and_generated_code_by_its_address() -> None:
     assert places[0]["artifactLocation"] == {"uri": "/my%20src/a.s"}
     assert places[0]["region"] == {"startLine": 3, "endLine": 4}
     assert places[1] == {"address": {"absoluteAddress": 7}}
+
+
+def test_a_misspelt_package_suggests_near_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, assembly("example.com/engine.f", "ret"))
+    with pytest.raises(UsageError, match=r"no package example\.com/engin; there is .*/engine"):
+        CliRunner().invoke(
+            audit_command,
+            [str(path), "--package", "example.com/engin"],
+            catch_exceptions=False,
+            standalone_mode=False,
+        )
