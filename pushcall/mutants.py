@@ -251,6 +251,9 @@ class Workshop:
         original = self.sound
         if original is None or len(original) != 1 or len(found) != 1:
             return _GENERAL
+        unreached = _unreached(mutation, self.code, original[0], found[0])
+        if unreached:
+            return unreached
         found = paths(changed, self.contract, history=True)
         return _reason(mutation, self.code, original[0], found[0])
 
@@ -263,15 +266,19 @@ _NOTHING: Final = {
 }
 
 
+def _unreached(mutation: Mutation, code: Sequence[Line], original: Path, mutant: Path) -> str:
+    """The reason where what was changed is never executed; else nothing."""
+    if original.steps != mutant.steps:
+        return ""
+    touched = {line.insn.ip for line in code[mutation.index : mutation.index + mutation.width]}
+    if not touched & set(original.steps):
+        return "no path leads there"
+    return "the second one is never reached" if mutation.kind == "doubled" else ""
+
+
 def _reason(mutation: Mutation, code: Sequence[Line], original: Path, mutant: Path) -> str:
     """The special reason why a mutant that is proven already makes no difference."""
     last = mutation.index + mutation.width
-    touched = {line.insn.ip for line in code[mutation.index : last]}
-    if original.steps == mutant.steps:
-        if not touched & set(original.steps):
-            return "no path leads there"
-        if mutation.kind == "doubled":
-            return "the second one is never reached"
     ips = [line.insn.ip for line in code[last:]]
     both = [ip for ip in ips if ip in original.before and ip in mutant.before]
     if not both:

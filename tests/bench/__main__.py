@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, audit, boot, fenced, steps, timers
-from tests.bench.measure import table, write
+from tests.bench import assembler, audit, boot, fenced, mutants, startup, steps, timers
+from tests.bench.measure import machine, table, write
 
 # Each has groups(scale), a list of what it compares.
 SUBJECTS = {
@@ -15,6 +15,8 @@ SUBJECTS = {
     "steps": steps,
     "assembler": assembler,
     "fenced": fenced,
+    "startup": startup,
+    "mutants": mutants,
     "audit": audit,
     "boot": boot,
 }
@@ -36,7 +38,7 @@ def main() -> None:
     for group in groups:
         sys.stderr.write(f"{group.name} …\n")
         group.measure(options.repeats)
-    sys.stdout.write(table(groups) + "\n")
+    sys.stdout.write(f"{machine()}\n\n{table(groups)}\n")
     write(groups, options.json)
 
 

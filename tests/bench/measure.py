@@ -14,11 +14,12 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 
 @dataclass
@@ -142,11 +143,23 @@ def number(rate: float) -> str:
     return f"{rate:.3g}"
 
 
+def machine() -> str:
+    """What it ran on: processor, cores, Python, Unicorn."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    cpu = next(names, platform.processor() or "unknown processor")
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {platform.machine()} {platform.system()}, "
+        f"Python {platform.python_version()}, Unicorn {metadata.version('unicorn')}"
+    )
+
+
 def document(groups: list[Group]) -> dict[str, object]:
     """The results as JSON has them."""
     return {
         "schema": "pushcall.bench/1",
-        "machine": f"{platform.machine()} {platform.system()}, Python {platform.python_version()}",
+        "machine": machine(),
         "groups": [
             {
                 "name": group.name,
