@@ -89,11 +89,18 @@ def _of_binary(
 def _of_snippet(
     file: Path, name: str | None, pc: int | None, go: str | None, given: dict[str, Any]
 ) -> Iterator[Listing]:
+    from asm import go_listing
     from pushcall.listing import assemble
     from pushcall.program import Options, load
     from pushcall.safepoints import snippet_listings
 
     config = load(file, Options(go=go, **given)).config
+    if any(listing and listing.linked for listing in map(go_listing.read, config.sources)):
+        click.echo(
+            f"pushcall: {file}: go tool objdump prints no PCDATA: what is marked unsafe shows as "
+            "safe; ask the executable itself, or a listing of go build -gcflags=-S",
+            err=True,
+        )
     image = assemble(config).user
     if not image.functions:
         raise UsageError(f"{file}: the file has no TEXT")

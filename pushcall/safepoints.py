@@ -276,8 +276,10 @@ def reason_name(reason: Reason) -> str:
 def to_json(listing: Listing) -> dict[str, Any]:
     """A function's entry in the document of `pushcall safepoints --json`."""
     # Only code tells kinds: what has no marks is not disassembled.
-    marked = any(each.verdict.reason is Reason.UNSAFE_POINT for each in listing.ranges)
-    kinds = {line.address: line.kind for line in listing.lines()} if marked else {}
+    kinds = {}
+    if any(each.verdict.reason is Reason.UNSAFE_POINT for each in listing.ranges):
+        marked = (x for x in listing.lines() if x.verdict.reason is Reason.UNSAFE_POINT)
+        kinds = {line.address: line.kind for line in marked}
     return {
         "name": listing.name,
         "start": f"{listing.start:#x}",

@@ -105,7 +105,7 @@ class Rules:
 
     @property
     def FuncIDWrapper(self) -> int:
-        """The FuncID of generated code: method wrappers, hash and equality functions."""
+        """The FuncID of wrappers, which tracebacks leave out."""
         minor = self.number[1]
         return 20 if minor <= 13 else 21 if 18 <= minor <= 21 else 22 if minor <= 24 else 23
 

@@ -10,13 +10,14 @@ sequences, which amd64's compiler never writes.
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from safe_point_oracle import Oracle
-from toolchains import CACHE, build, versions
+from toolchains import CACHE, build, goroot, versions
 
 from runtime_model.moduledata import GoBinary
 from runtime_model.preempt import MAX_RESTART_DISTANCE, Reason, static_verdict
@@ -76,6 +77,31 @@ def test_verdict_and_resume_pc_are_the_runtimes_own(version: str, way: str) -> N
     by_reason = {reason.name: count for reason, count in counts.items()}
     print(f"\nGo {version} {way}: {total:,} of {total:,} PCs agree: {by_reason}")
     assert {Reason.SAFE, Reason.UNSAFE_POINT, Reason.ASSEMBLY, Reason.PACKAGE} <= counts.keys()
+
+
+@pytest.mark.parametrize("version", versions())
+def test_funcids_and_flags_are_those_of_the_sources(version: str) -> None:
+    """FuncIDs are counted in symtab.go; the wrappers are those that the compiler makes."""
+    root = goroot(version) / "src"
+    texts = [path.read_text() for path in root.glob("*/**/symtab.go")]
+    (listed,) = (
+        found[1]
+        for text in texts
+        for found in re.finditer(
+            r"(?si)\tfuncid_?normal funcID = iota.*?\n(.*?\n\tfuncid_?wrapper)", text
+        )
+    )
+    number = len(re.findall(r"(?mi)^\tfuncid", listed))
+    with GoBinary(program(version, "optimised")) as binary:
+        assert binary.table.rules.FuncIDWrapper == number
+        labels = {function.name: function.labels for function in binary}
+    assert labels["runtime.goexit"] == ("TOPFRAME", "ASM")
+    # asm_amd64.s: goexit is TOPFRAME; these move to SP, and runtime.gogo jumps to gogo.
+    assert {labels[name] for name in ("gogo", "runtime.mcall")} == {("SPWRITE", "ASM")}
+    assert labels["runtime.gogo"] == ("ASM",)
+    wrappers = [name for name in labels if re.search(r"-fm$|\.(go|defer)wrap\d+$", name)]
+    assert all("wrapper" in labels[name] for name in wrappers)
+    print(f"\nGo {version}: FuncIDWrapper is {number}, {len(wrappers)} functions bear its name")
 
 
 @pytest.mark.parametrize("version", versions())

@@ -246,3 +246,12 @@ def test_labels_are_those_of_funcid_and_flags(path: Path) -> None:
         assert entry["labels"] == ["ASM"]
         kinds = [r["kind"] for r in to_json(binary_listing(binary, next(iter(binary))))["ranges"]]
     assert kinds == ["", "stack check of the prologue", "", "write barrier", ""]
+
+
+def test_a_listing_without_marks_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "listing.txt"
+    file.write_text(
+        "TEXT main.f(SB) /src/f.go\n  f.go:3\t0x45d140\t90\tNOPL\n  f.go:3\t0x45d141\tc3\tRET\n"
+    )
+    result = CliRunner().invoke(safepoints, [str(file)], standalone_mode=False)
+    assert "go tool objdump prints no PCDATA" in result.stderr
