@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, audit, boot, fenced, mutants, startup, steps, timers
+from tests.bench import assembler, audit, boot, check, fenced, mutants, startup, steps, timers
 from tests.bench.measure import machine, table, write
 
 # Each has groups(scale), a list of what it compares.
 SUBJECTS = {
     "timers": timers,
     "steps": steps,
+    "check": check,
     "assembler": assembler,
     "fenced": fenced,
     "startup": startup,
