@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asm.mkpreempt import stack_text, xregs_text
+from emulator import counting_cpu
+from pushcall import check as checking
 from pushcall.api import check
 
 if TYPE_CHECKING:
@@ -177,3 +179,80 @@ def test_a_vector_of_the_p_that_is_the_poison_is_lost() -> None:
     surveyed = check(LOOP, go="1.27", trampoline=text.replace(save + "\n", ""))
     assert [loss.register for loss in surveyed.losses] == ["XMM9"]
     assert surveyed.losses[0].points == surveyed.points
+
+
+RESTART = f"""{HEAD}
+TEXT main·main(SB), NOSPLIT, $16-0
+	MOVQ	$5, 0(SP)
+again:
+	PCDATA	$0, $-3
+	MOVQ	0(SP), BX
+	ADDQ	$7, BX
+	MOVQ	BX, 8(SP)
+	PCDATA	$0, $-1
+	DECQ	0(SP)
+	JNE	again
+	RET
+"""
+
+
+def test_a_restart_sequence_comes_again_and_nothing_is_lost() -> None:
+    """Go 1.18 on: PCDATA_UnsafePoint -3 sends a preempted goroutine back to its start."""
+    surveyed, direct = check(RESTART, go="1.22"), check(RESTART, go="1.22", all_direct=True)
+    assert found(surveyed) == found(direct)
+    assert surveyed.ok, list(surveyed.lines())
+    assert surveyed.direct >= 5 * 2
+
+
+def test_a_restart_sequence_that_must_not_come_again_is_lost() -> None:
+    text = RESTART.replace("MOVQ	BX, 8(SP)", "INCQ	CX\n\tMOVQ	CX, 8(SP)\n\tNOP")
+    surveyed, direct = check(text, go="1.22"), check(text, go="1.22", all_direct=True)
+    assert found(surveyed) == found(direct)
+    assert {loss.register for loss in surveyed.losses} >= {"RCX"}
+
+
+@pytest.mark.parametrize("go", ["1.22", "1.27"])
+def test_a_host_without_machine_code_finds_the_same(
+    go: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        f"{HEAD}TEXT main·main(SB), NOSPLIT, $16-0\n\tMOVQ $4, 0(SP)\nagain:\n\tMOVQ R9, -8(SP)\n"
+    )
+    text += "\tADDQ -8(SP), R9\n\tDECQ 0(SP)\n\tJNE again\n\tRET\n"
+    trampoline = GOOD.replace(R9, "") if go == "1.22" else None
+    options = {} if trampoline is None else {"trampoline": trampoline}
+    machine = check(text, go=go, **options).to_json()
+    monkeypatch.setattr(counting_cpu, "machine_code_hooks", lambda _: None)
+    python = check(text, go=go, **options).to_json()
+    assert machine.pop("engine") == "unicorn, block counting"
+    assert python.pop("engine") == "unicorn, python counting"
+    assert python == machine
+    assert [loss["register"] for loss in machine["losses"]] == (
+        ["R9"] if trampoline is not None else ["MEMORY"]
+    )
+
+
+def test_a_boundary_may_be_where_the_program_dies() -> None:
+    text = f"{HEAD}TEXT main·main(SB), NOSPLIT, $0-0\n\tXORL AX, AX\n\tMOVQ 0(AX), BX\n\tRET\n"
+    surveyed, direct = check(text), check(text, all_direct=True)
+    assert found(surveyed) == found(direct)
+    assert (surveyed.points, surveyed.boundaries) == (2, 1)
+    assert surveyed.crash is not None
+
+
+def test_what_is_not_tried_directly_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "DIRECT_LIMIT", 3)
+    text = f"{HEAD}TEXT main·main(SB), NOSPLIT, $0-0\n\tMOVQ $40, CX\nagain:\n"
+    text += "\tMOVQ CX, -8(SP)\n\tCMPQ -8(SP), CX\n\tDECQ CX\n\tJNE again\n\tRET\n"
+    result = check(text)
+    (finding,) = result.findings
+    # Behind the last RET the runtime's own assembly reads what its Python part has written.
+    assert finding == (
+        "41 instructions read stack that a preemption may have overwritten; 3 of them were tried"
+    )
+    assert result.points == result.boundaries
+    dirty = GOOD.replace("\tRET", "\tFLDPI\n\tRET")
+    assert (
+        "boundaries that no batch can judge were not tried"
+        in check(text, trampoline=dirty).findings[1]
+    )
