@@ -31,18 +31,19 @@ _RIP: Final = LAYOUT["RIP"][0]
 _TAIL: Final = struct.Struct("<QQ8sQ")  # NEXT, WORDS, POISON, INDEX
 
 POISONS: Final = (0xDB, 0x24)  # complements of each other
-_GENERAL: Final = slice(0, 128)
+GOLDEN: Final = 0x9E37_79B9_7F4A_7C15  # 2**64 by the golden ratio: its multiples are all over
 _VECTORS: Final = LAYOUT["XMM0"][0]
 
 
 def poison(index: int, registers: bytes | bytearray) -> bytes:
     """The byte that memory is overwritten with at a boundary.
 
-    The two complements take turns. Where four aligned bytes of a general or vector register happen
-    to be that byte, so that a value which was never saved would be found again, the next byte is
-    taken of which that is not so: there are 96 such fours, and 256 bytes.
+    The two complements take turns, in no rhythm that a loop could have. Where four aligned bytes of
+    a general or vector register happen to be that byte, so that a value which was never saved would
+    be found again, the next byte is taken of which that is not so: there are 96 such fours, and 256
+    bytes.
     """
-    value = POISONS[index & 1]
+    value = POISONS[index * GOLDEN >> 63 & 1]
     block = bytes(registers)
     fours = {block[at : at + 4] for at in (*range(0, 128, 4), *range(_VECTORS, SIZE, 4))}
     while bytes([value]) * 4 in fours:

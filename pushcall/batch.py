@@ -87,10 +87,15 @@ class Batch:
         self.cpu = UnicornCpu(self.memory, counting=_counting(rt))
         self.cpu.add_gates(DONE, LOST + 16)
         self._unchanging: list[memoryview] = []  # regions that no preemption may change
+        self._own: list[tuple[memoryview, bytes]] = []  # the trampoline's, and ours
         for segment in image.segments:
             if segment.data:
                 prot = Prot.READ | (Prot.WRITE if segment.writable else Prot.NONE)
-                self._map(segment.name, segment.address, segment.data, prot, segment.executable)
+                view = self._map(
+                    segment.name, segment.address, segment.data, prot, segment.executable
+                )
+                if segment.writable:
+                    self._own.append((view, bytes(view)))
         for region in rt.memory.regions:
             # The goroutine's stack, poisoned; g, m and p as they are, for TLS and p.xRegs.
             if region.name.startswith("stack of goroutine"):
@@ -186,6 +191,11 @@ class Batch:
 
     def _content(self) -> list[bytes]:
         return [bytes(view) for view in self._unchanging]
+
+    def renew(self) -> None:
+        """Forgets what the trampoline keeps of the preemptions so far."""
+        for view, data in self._own:
+            view[:] = data
 
     def attempt(self, lists: Sequence[FrameList]) -> Attempt:
         """Tries the frames of these lists."""

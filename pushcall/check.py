@@ -136,7 +136,7 @@ class Check:
 
     def _try_all(self, run: Run) -> None:
         count = run.boundaries
-        last = count + (run.crash is not None and run.boundaries > 0)  # a crash has its boundary
+        last = count + (run.crash is not None and run.begun)  # where it dies is a boundary, too
         if not last:
             return
         share = (1, 1)

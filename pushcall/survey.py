@@ -77,6 +77,7 @@ class Survey:
         result = CheckResult(str(twin.rt.version), twin.machine.cpu.name)
         found = Surveyed(start, stop, result)
         twin.seek(start)
+        self.batch.renew()
         points, of = self.share
         before = start * points // of
         recorder = FrameRecorder(

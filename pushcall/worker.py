@@ -35,11 +35,13 @@ class Run:
     """The program left alone: how many boundaries it has, how it ended, and its dead loads.
 
     A dead load is (boundary whose instruction reads stack that was dead, the last boundary at which
-    it was); `lost` of them are not among `dead`.
+    it was); `lost` of them are not among `dead`. If it dies, that is at the boundary behind the
+    others, unless it never came to its first one.
     """
 
     boundaries: int
     ended: bool
+    begun: bool = True
     crash: Crash | None = None
     dead: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     lost: int = 0
@@ -75,7 +77,7 @@ class Worker:
         try:
             alive = self._begin()
         except GuestStopped as stopped:
-            return Run(0, ended=False, crash=describe(twin.rt, stopped))
+            return Run(0, ended=False, begun=False, crash=describe(twin.rt, stopped))
         if not alive:
             return Run(0, ended=True)
         crash = None
@@ -87,7 +89,15 @@ class Worker:
                 alive = twin.advance(budget)
             except GuestStopped as stopped:
                 crash = describe(twin.rt, stopped)
-        return Run(twin.at, not alive and crash is None, crash, frozenset(dead.loads()), dead.lost)
+        run = Run(
+            twin.at,
+            ended=not alive and crash is None,
+            crash=crash,
+            dead=frozenset(dead.loads()),
+            lost=dead.lost,
+        )
+        twin.restart()
+        return run
 
     def survey(
         self,
@@ -99,6 +109,7 @@ class Worker:
         """Tries the boundaries of a part in batches."""
         self._begin()
         if self._survey is None or self._survey.share != share:
+            self.twin.restart()  # a batch takes the runtime's memory as it is at the first boundary
             self._survey = Survey(self.twin, self.config, share)
         return self._survey.run(*part, wanted, progress)
 

@@ -106,6 +106,8 @@ def test_the_frame_hook_is_its_assembly_and_uses_the_words_that_it_names() -> No
         word = comment.strip()
         if word == "RECORD_BLOCK":
             assert f"+ {hooks.Field[word] * 8}]" in instruction
+        elif word == "GOLDEN":
+            assert f"{frames.GOLDEN:#x} " in instruction
         elif word:
             number = Word[word] * 8
             assert f" + {number}]" in instruction or (number == 0 and "[rbx]" in instruction)

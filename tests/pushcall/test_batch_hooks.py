@@ -12,6 +12,7 @@ from asm.source import Source
 from emulator import counting_cpu, frames
 from emulator.frames import Frames
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, Registers
+from pushcall import batch as batches
 from pushcall.api import program
 from pushcall.batch import Attempt, Batch
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
@@ -74,24 +75,33 @@ def test_python_steps_do_what_the_machine_code_does(
     assert bool(machine.lost or machine.unjudged) == (not name.startswith("1."))
 
 
-def tried(text: str, go: str) -> Attempt:
-    """What a batch says of three frames at each of two neighbouring PCs."""
+@pytest.mark.parametrize("chunk", [1009, 1013, 1019])
+def test_a_batch_may_be_stopped_anywhere(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also right before an instruction at which the host steps in: then it does so once."""
+    monkeypatch.setattr(batches, "CHUNK", chunk)
+    assert tried(*TRAMPOLINES["1.22"], count=4000) == Attempt()
+    lost = tried(*TRAMPOLINES["R9 is not restored"], count=100)
+    assert (len(lost.lost), lost.unjudged) == (100, set())
+
+
+def tried(text: str, go: str, count: int = 6) -> Attempt:
+    """What a batch says of that many frames at two neighbouring PCs."""
     loaded = program(SNIPPET, go=go).config
     config = dataclasses.replace(
         loaded, trampoline=Source("<text>", text), policy=Policy(force_preempt_ns=None)
     )
     side = Side(config)
     side.advance(0)
-    room = Frames(6)
+    room = Frames(count)
     registers, pc = side.registers, side.registers["RIP"]
     rsp = registers["RSP"] - 3000
-    for slot in range(6):
+    for slot in range(count):
         block = Registers(registers.block)
         block["RIP"] = pc + slot % 2
-        block["RSP"] = rsp - 24 * slot
+        block["RSP"] = rsp - 24 * (slot % 6)
         block["R9"], block["XMM7"] = slot, slot << 100
-        window = bytes(range(slot, slot + 8 * slot))
-        room.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot]))
+        window = bytes(range(slot % 6, slot % 6 + 8 * (slot % 6)))
+        room.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot % 6]))
     batch = Batch(side.rt, config.trampoline, room)
     assert batch.cpu.counting == side.machine.cpu.counting  # type: ignore[attr-defined]
-    return batch.attempt(room.listed(6))
+    return batch.attempt(room.listed(count))

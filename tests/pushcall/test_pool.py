@@ -49,6 +49,27 @@ MUTANT = stack_text().replace(
 )
 
 
+# It counts: what it does at a boundary depends on those before.
+COUNTING = (
+    stack_text().replace(
+        "\tMOVQ 56(SP), R9\n",
+        "\tINCQ calls<>(SB)\n\tTESTQ $31, calls<>(SB)\n\tJEQ skip\n\tMOVQ 56(SP), R9\nskip:\n",
+    )
+    + "\nGLOBL calls<>(SB), NOPTR, $8\n"
+)
+
+
+def test_what_a_trampoline_remembers_does_not_depend_on_the_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checking, "PART", 100)
+    config = program(NUTS, trampoline=COUNTING, defines={"LOOPS": 90}).config
+    alone = checking.check(config)
+    assert [loss.register for loss in alone.losses] == ["R9"]
+    with processes(2, config) as pool:
+        assert checking.check(config, pool=pool).to_json() == alone.to_json()
+
+
 def test_results_do_not_depend_on_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     config = program(TEXT, trampoline=MUTANT).config
     whole = checking.check(config)
