@@ -203,6 +203,15 @@ class Pclntab:
         """The same as the runtime sees it: it takes offset 0 for no name (funcnameFromNameOff)."""
         return self.name(offset) if offset else ""
 
+    def runtime_name_starts(self, offset: int, prefixes: tuple[bytes, ...]) -> bool:
+        """Whether that begins with one of the prefixes, none of which is longer than 32 bytes."""
+        if not offset:
+            return False
+        place = self._names + offset
+        if not 0 <= place < len(self.view):
+            raise self.error("a function's name lies outside", place)
+        return bytes(self.view[place : place + 32]).startswith(prefixes)
+
     def fields(self, offset: int) -> tuple[int, ...]:
         """_func's fields at an offset of the table, in FIELDS' order; absent ones are 0."""
         form = self.format

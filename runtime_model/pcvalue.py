@@ -66,7 +66,7 @@ def decode(view: memoryview, at: int, size: int) -> PcValues:
         table = found.group()[:-1]
         numbers: Sequence[int] = table
         if not table.isascii():
-            numbers = [_NUMBERS[number] for number in _UVARINT.findall(table)]
+            numbers = list(map(_NUMBERS.__getitem__, _UVARINT.findall(table)))
         deltas, steps = numbers[::2], numbers[1::2]
         if len(deltas) == len(steps) and table[-1] < 0x80 and 0 not in steps:
             if max(deltas) < 128:

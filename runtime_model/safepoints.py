@@ -110,7 +110,7 @@ class StaticVerdicts:
 
     def __init__(self, table: Pclntab, version: GoVersion) -> None:
         self._table = table
-        self._packages = version.never_preempted_packages
+        self._packages = tuple(map(str.encode, version.never_preempted_packages))
         self._rules = _Rules(version)
         self._never: set[int] = set()  # offsets of names: of packages that are never preempted
         self._ordinary: set[int] = set()  # and of others
@@ -173,7 +173,7 @@ class StaticVerdicts:
     def never_preempted(self, nameoff: int) -> bool:
         """Whether the function whose name stands there is of a package that is never preempted."""
         if nameoff not in self._never and nameoff not in self._ordinary:
-            never = self._table.runtime_name(nameoff).startswith(self._packages)
+            never = self._table.runtime_name_starts(nameoff, self._packages)
             (self._never if never else self._ordinary).add(nameoff)
         return nameoff in self._never
 
