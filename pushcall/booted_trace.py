@@ -53,7 +53,7 @@ class BootedTrace:
         self._wanted = number
         self._state = _State.SEARCH
         self._lines: list[str] = []  # held back until pushCall says that it is one
-        self._tid = -1  # the thread that the goroutine is on
+        self.tid = -1  # the thread that the goroutine is on
         self._goid = 0
         self._left = -1
         booted.machine.events.subscribe(self._listen)
@@ -87,7 +87,7 @@ class BootedTrace:
 
     def _begin(self, event: PreemptRequested) -> None:
         target = [t for t in self.booted.machine.threads if self._m(t) == event.target_m]
-        self._tid = target[0] if target else -1
+        self.tid = target[0] if target else -1
         self._goid = event.target_g
         self._lines = []
         self._state = _State.ASKED
@@ -98,7 +98,7 @@ class BootedTrace:
         return self.booted.identity(tid)[0]
 
     def _asked(self, event: Event) -> None:
-        if event.tid != self._tid:
+        if event.tid != self.tid:
             return
         if isinstance(event, PushedCall):
             self._goid = event.g
@@ -140,12 +140,12 @@ class BootedTrace:
     def _execute(self, thread: Thread) -> None:
         if self.booted.argument_g(thread).goid == self._goid:
             self.write(f"{'':>9}│ …")
-            self._tid = thread.tid
+            self.tid = thread.tid
             self._state = _State.BACK
             self._step(on=True)
 
     def _back(self, event: Event) -> None:
-        if event.tid != self._tid:
+        if event.tid != self.tid:
             return
         self._show(event)
         if isinstance(event, Resumed):
