@@ -112,6 +112,8 @@ class Function:
     spdelta: PcTable = PcTable()  # bytes that SP lies below its value at entry
     static: bool = False  # name<>: known in its file only
     alignment: int = 16  # of its address
+    funcdata: dict[int, str] = field(default_factory=dict)  # symbols by table number
+    sp_write: bool = False  # SP is loaded with anything: spdelta cannot follow (FuncFlag_SPWRITE)
 
     @property
     def size(self) -> int:

@@ -47,6 +47,8 @@ _SHORT_ONLY = {
     "loope": b"\xe1",
     "loopne": b"\xe0",
 }
+# What has SP for its last operand and writes it nowhere, or by its spadj.
+_COMPARE_OR_ADJUST = frozenset({"CMPL", "CMPQ", "ADJSP", "PUSHQ", "PUSHL", "PUSHW", "NOP"})
 _NEAR = {"jmp": b"\xe9", "call": b"\xe8", "xbegin": b"\xc7\xf8"}
 
 
@@ -84,6 +86,8 @@ class Body:
     instructions: list[tuple[int, int, Prog, str]] = field(default_factory=list)
     pcdata: dict[int, list[PcValue]] = field(default_factory=dict)
     spdelta: list[PcValue] = field(default_factory=list)
+    funcdata: dict[int, str] = field(default_factory=dict)
+    sp_write: bool = False
     places: dict[int, Place] = field(default_factory=dict)  # by the id of the statement
 
 
@@ -342,6 +346,10 @@ def _tables(progs: Sequence[Prog], starts: dict[int, Place], size: int, body: Bo
             if values.get(table, UnsafePointSafe) != value:
                 close(table, end)
                 values[table], since[table] = value, end
+        elif prog.op == "FUNCDATA":
+            body.funcdata[prog.operands[0].offset] = prog.operands[1].symbol
+        elif _writes_sp(prog):
+            body.sp_write = True
         if prog.spadj:
             if end > delta_since:
                 body.spdelta.append(PcValue(delta_since, end, delta))
@@ -351,6 +359,14 @@ def _tables(progs: Sequence[Prog], starts: dict[int, Place], size: int, body: Bo
         close(table, size)
     if size > delta_since:
         body.spdelta.append(PcValue(delta_since, size, delta))
+
+
+def _writes_sp(prog: Prog) -> bool:
+    """Whether SP becomes something that spadj does not tell (obj6.go: auto-SPWRITE)."""
+    if prog.spadj or not prog.operands or prog.op in _COMPARE_OR_ADJUST:
+        return False
+    last = prog.operands[-1]
+    return last.kind is Kind.REG and last.reg is not None and last.reg.name == "SP"
 
 
 def shifted(ranges: list[PcValue], address: int) -> PcTable:

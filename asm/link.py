@@ -257,6 +257,8 @@ class Linker:
             shifted(code.body.spdelta, address),
             text.static,
             code.body.alignment,
+            code.body.funcdata,
+            code.body.sp_write,
         )
 
     def _text(self, functions: tuple[Function, ...]) -> list[Segment]:

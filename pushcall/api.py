@@ -50,6 +50,8 @@ class ProgramOptions(TypedDict, total=False):
     budget: int  # instructions
     goroutines: int
     procs: int
+    stack: int  # bytes that a goroutine starts with
+    max_stack: int  # and that none may exceed
     expect: Sequence[str]  # as "AX:42"
 
 
@@ -73,6 +75,8 @@ def program(
         budget=given.get("budget"),
         goroutines=given.get("goroutines"),
         procs=given.get("procs"),
+        stack=given.get("stack"),
+        max_stack=given.get("max_stack"),
         expect=tuple(given.get("expect", ())),
         policy=policy or Policy(),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,

@@ -18,7 +18,7 @@ from pushcall.binary_cli import audit, safepoints
 from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
-from pushcall.snippet_cli import FILE, common, options, timer, timers
+from pushcall.snippet_cli import FILE, common, options, scene, timer, timers
 from pushcall.trace_cli import trace
 
 
@@ -76,10 +76,9 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     policy, injection = timer(given)
     chosen = options(
         given,
-        goroutines=given["goroutines"],
-        procs=given["procs"],
         expect=given["expect"],
         policy=policy,
+        **scene(given),
     )
     rt, out = running.run(load(file, chosen), injection, keep_events=events and as_json)
     if as_json:
@@ -102,6 +101,9 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 @click.option(
     "--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to do the work (pushcall[dask])."
 )
+@click.option(
+    "--scan", is_flag=True, help="Check that the GC's stack scan finds pointers in registers."
+)
 def check(
     file: Path,
     arguments: tuple[str, ...],
@@ -110,6 +112,7 @@ def check(
     points: int | None,
     jobs: int,
     dask: str | None,
+    scan: bool,
     **given: Any,
 ) -> int:
     """Preempt FILE at every boundary that it executes and report every loss.
@@ -122,12 +125,17 @@ def check(
     pushcall check examples/float_loop.s --trampoline my_asyncPreempt.s --go 1.22
     pushcall check examples/golang_nuts.s -D LOOPS=100000 --jobs 2
     pushcall check ./server --function main.hotLoop --jobs 2
+    pushcall check examples/add.s --scan
     """  # noqa: D301
     from pushcall.usage import UsageError
 
+    if scan and (is_elf(file) or dask or jobs > 1 or points or function or arguments):
+        raise UsageError("--scan takes a snippet, and none of the other options of a check")
     if dask is not None and (jobs > 1 or is_elf(file)):
         other = "--jobs" if jobs > 1 else "an executable"
         raise UsageError(f"--dask cannot be used together with {other}")
+    if scan:
+        return _check_scan(file, as_json, given)
     if is_elf(file):
         return check_elf(file, arguments, function, points, jobs, as_json=as_json, given=given)
     refuse_guest_options(arguments, given | {"function": function})
@@ -147,6 +155,20 @@ def check(
         report = stack.enter_context(bar("boundaries"))
         result = checked(config, report, budget=given["budget"], points=points, pool=pool)
     explain.attach(config, result)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        show(result.lines())
+    return result.status
+
+
+def _check_scan(file: Path, as_json: bool, given: dict[str, Any]) -> int:
+    from pushcall.program import load
+    from pushcall.scan_check import check as scanned
+    from pushcall.show import progress, show
+
+    with progress("boundaries") as report:
+        result = scanned(load(file, options(given)).config, report, budget=given["budget"])
     if as_json:
         _print_json(result.to_json())
     else:

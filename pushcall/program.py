@@ -82,6 +82,8 @@ class Options:
     procs: int | None = None
     go: str | None = None
     budget: int | None = None
+    stack: int | None = None  # bytes that a goroutine starts with, and may grow to
+    max_stack: int | None = None
     expect: tuple[str, ...] = ()
     defines: tuple[str, ...] = ()
     include_dirs: tuple[Path, ...] = ()
@@ -151,6 +153,10 @@ def from_source(source: Source, options: Options) -> Program:
             value = int(header[name][-1], 0)
         if value is not None:
             config = replace(config, **{name: value})
+    if options.stack is not None:
+        config = replace(config, stack_size=options.stack)
+    if options.max_stack is not None:
+        config = replace(config, max_stack=options.max_stack)
     entry = options.entry or header.get("entry", ("",))[-1]
     config = replace(
         config,

@@ -262,6 +262,7 @@ def event_json(event: Event) -> dict[str, Any]:
 _ADDRESSES = frozenset(
     {
         "pc", "rsp", "frame", "ucontext", "siginfo", "handler", "target", "resume", "address",
+        "old_lo", "old_hi", "new_lo", "new_hi",
         "rsp_before", "rsp_after", "stack_before", "stack_after", "interrupted", "before", "after",
     }
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from runtime_model.boot import boot
+from runtime_model.boot import GOROUTINE_STACK, boot
 from runtime_model.events import GoroutineExited
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Side:
     """A booted runtime with one goroutine, stopped between two of its instructions."""
 
     def __init__(self, config: Config, like: Side | Start | None = None) -> None:
+        config = replace(config, stack_size=GOROUTINE_STACK, max_stack=GOROUTINE_STACK)
         if isinstance(like, Start):
             self.rt: Runtime = boot(config, user=like.user)
         else:

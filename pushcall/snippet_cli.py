@@ -116,6 +116,12 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--never", is_flag=True, help="Do not preempt."),
             click.option("--goroutines", type=int, metavar="N", help="Goroutines to start."),
             click.option("--procs", type=int, metavar="N", help="GOMAXPROCS."),
+            click.option(
+                "--stack", metavar="SIZE", help="Stack of a new goroutine; 2KiB as in Go."
+            ),
+            click.option(
+                "--max-stack", metavar="SIZE", help="What no stack may exceed; 1GB as in Go."
+            ),
         )
     ):
         command = option(command)
@@ -132,6 +138,14 @@ def options(given: dict[str, Any], **more: Any) -> Any:
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
+
+
+def scene(given: dict[str, Any]) -> dict[str, int | None]:
+    """How many goroutines run on how many Ps, and their stacks."""
+    from pushcall.usage import parse_size
+
+    sizes = {n: parse_size(given[n]) if given[n] else None for n in ("stack", "max_stack")}
+    return {"goroutines": given["goroutines"], "procs": given["procs"], **sizes}
 
 
 def timer(given: dict[str, Any]) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from runtime_model.events import (
     Resumed,
     SafePointVerdict,
     StackChecked,
+    StackCopied,
     StatusChanged,
 )
 from runtime_model.runtime2 import status_name
@@ -101,6 +102,11 @@ def describe(rt: Runtime | Booted, event: Event) -> list[str]:  # one case for e
         case StackChecked():
             reason = "stackguard0 is stackPreempt" if event.preempt else "no stack left"
             return [f"G{event.goid}, {reason}: {event.decision}"]
+        case StackCopied():
+            old, new = event.old_hi - event.old_lo, event.new_hi - event.new_lo
+            sizes = f"{old} bytes at {event.old_lo:#x} to {new} at {event.new_lo:#x}"
+            done = f"{event.used} bytes copied, {event.adjusted} pointers adjusted"
+            return [f"G{event.goid}'s stack: {sizes}; {done}"]
         case Resumed():
             return resumed(rt, event)
         case _:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.boot_cli import guest, is_elf, refuse_guest_options, trace_elf
-from pushcall.snippet_cli import FILE, common, options, timer, timers
+from pushcall.snippet_cli import FILE, common, options, scene, timer, timers
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def trace(
     if viewer and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
     policy, injection = timer(given)
-    chosen = options(given, goroutines=given["goroutines"], procs=given["procs"], policy=policy)
+    chosen = options(given, policy=policy, **scene(given))
     run = record(load(file, chosen), injection, limit=steps or LIMIT)
     shown = Shown(first, last, only == "events", registers)
     files.write(run, first, last)

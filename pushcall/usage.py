@@ -38,3 +38,13 @@ def parse_duration(text: str) -> int:
     if nanoseconds == 0:
         raise UsageError(f"{text}: the quantum must be longer than nothing")
     return nanoseconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes in "2048", "64KiB", "1MiB", "1GB": multiples of 1024 with an i, else of 1000."""
+    match = re.fullmatch(r"(\d+)(?:([KMG])(i?)B)?", text)
+    if match is None:
+        raise UsageError(f"{text}: not a size such as 2048, 64KiB or 1GB")
+    base = 1024 if match[3] else 1000
+    scale: int = base ** (" KMG".index(match[2]) if match[2] else 0)
+    return int(match[1]) * scale

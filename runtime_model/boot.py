@@ -14,7 +14,7 @@ from emulator.fault import GuestStopped
 from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot, UnmappedError
 from emulator.unicorn_cpu import UnicornCpu
-from runtime_model import proc, proc_sysmon, signal_unix, stack
+from runtime_model import mgc, mheap, newstack, proc, proc_sysmon, signal_unix, stackpool
 from runtime_model.assembly import (
     GATES,
     assemble_runtime,
@@ -44,11 +44,10 @@ if TYPE_CHECKING:
 
 HEAP: Final = 0xC0_0000_0000  # where Go's first arena lies on linux/amd64
 HEAP_SIZE: Final = 0x20_0000
-STACKS: Final = 0xC0_0040_0000
 SYSTEM_STACKS: Final = 0x7F00_0000_0000
 
+GOROUTINE_STACK: Final = 32768  # of a check
 GSIGNAL_STACK: Final = 32768  # malg(32 * 1024), os_linux.go: mpreinit
-GOROUTINE_STACK: Final = 32768
 MAIN_FRAME: Final = 4 * 8  # newproc1: room above the first frame
 
 MAX_GOROUTINES: Final = 10_000
@@ -79,7 +78,10 @@ class Config:
     toolchain: Toolchain | None = None  # that makes their go_asm.h; None: see go_asm_h.py
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
-    stacks: int = STACKS  # where the goroutines' lie, a page up
+    stacks: int = stackpool.STACKS  # where the first goroutine's lies, a page up
+    stack_size: int = 2048  # of a new goroutine (fixedStack), a power of two
+    max_stack: int = 1_000_000_000  # that none may grow beyond (runtime.main: maxstacksize)
+    gc: bool = False  # one more P, whose M is a mark worker (mgc.py)
 
 
 def boot(config: Config, text: Image | None = None, user: Image | None = None) -> Runtime:
@@ -97,9 +99,7 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
             machine.watch(segment.address, segment.address + _pages(len(segment.data)))
     _lay_out(rt, config)
     entry = entry_of(rt.user, config)
-    rt.goroutines = tuple(
-        _newproc(rt, entry.address, i + 1, _stack_lo(config, i)) for i in range(config.goroutines)
-    )
+    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
     machine.events.identity = rt.identity
     for address in rt.goroutines:
         machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
@@ -130,6 +130,11 @@ def assembled(
         raise BadProgramError(f"goroutines: 1 to {MAX_GOROUTINES}, not {config.goroutines}")
     if not 1 <= config.procs <= MAX_PROCS:
         raise BadProgramError(f"procs: 1 to {MAX_PROCS}, not {config.procs}")
+    size = config.stack_size
+    if size < 2048 or size & (size - 1) or size > config.max_stack:
+        raise BadProgramError(
+            f"stack: a power of two from 2048 to the largest stack, {config.max_stack}, not {size}"
+        )
     layout = load(version.number)
     memory = Memory()
     machine = Machine(
@@ -235,10 +240,14 @@ def _lay_out(rt: Runtime, config: Config) -> None:
     rt.sched = Sched(memory, rt.layout, rt.persistentalloc(rt.layout.size("schedt")))
     constants = rt.layout.constants
     rt.stackGuard = constants.get("stackGuard") or constants["_StackGuard"]
+    rt.stackNosplit = constants.get("stackNosplit") or constants["_StackLimit"]
+    rt.startingStackSize = config.stack_size
+    rt.maxstacksize = config.max_stack
+    rt.stackpool = stackpool.stackinit(rt, config.stacks)
     rt.asyncPreemptStack = _async_preempt_stack(rt) if rt.version.asynchronous else 0
-    rt.gomaxprocs = config.procs
+    rt.gomaxprocs = procs = config.procs + config.gc
     # One M for each P and one for sysmon: nothing blocks in a system call and needs another.
-    ms = [_allocm(rt, i) for i in range(config.procs + 1)]
+    ms = [_allocm(rt, i) for i in range(procs + 1)]
     for mp_address, following in zip(ms[1:], [*ms[2:], 0], strict=True):
         rt.m(mp_address).alllink = following
     memory.put_u64(rt.free_ms, ms[1])
@@ -247,15 +256,9 @@ def _lay_out(rt: Runtime, config: Config) -> None:
         # As in a heap that is in use: m, p and p.xRegs do not share the upper 48 bits of their
         # addresses, so whoever computes with fewer goes astray.
         memory.put_u64(rt.heap, -(-memory.u64(rt.heap) // 0x1_0000) * 0x1_0000 + 0xE000)
-    rt.allp = tuple(_allocp(rt, i) for i in range(config.procs))
-    for i in range(config.goroutines):
-        _map(
-            machine,
-            f"stack of goroutine {i + 1}",
-            _stack_lo(config, i),
-            GOROUTINE_STACK,
-            Prot.RW,
-        )
+    rt.allp = tuple(_allocp(rt, i) for i in range(procs))
+    rt.mheap = mheap.mallocinit(rt) if config.gc else 0
+    rt.gcwork = mgc.gcinit(rt) if config.gc else 0
     m0 = rt.m(ms[0])
     machine.spawn(
         rip=rt.symbol("rt0_go"),
@@ -306,23 +309,19 @@ def _allocp(rt: Runtime, number: int) -> int:
     return pp.address
 
 
-def _stack_lo(config: Config, number: int) -> int:
-    """The low end of a goroutine's stack: unmapped pages lie around each."""
-    return config.stacks + number * (GOROUTINE_STACK + 2 * PAGE) + PAGE
-
-
-def _newproc(rt: Runtime, fn: int, goid: int, stack_lo: int) -> int:
+def _newproc(rt: Runtime, fn: int, goid: int) -> int:
     """newproc1: a g ready to start at fn, as if goexit had called it."""
     gp = rt.g(rt.persistentalloc(rt.layout.size("g")))
     gp.goid = goid
-    gp.stack_lo = stack_lo
-    gp.stack_hi = gp.stack_lo + GOROUTINE_STACK
+    gp.stack_lo = stackpool.stackalloc(rt, rt.startingStackSize)
+    gp.stack_hi = gp.stack_lo + rt.startingStackSize
     gp.stackguard0 = gp.stack_lo + rt.stackGuard
     gp.stackguard1 = 0xFFFF_FFFF_FFFF_FFFF
     gp.atomicstatus = _Gdead
     sp = gp.stack_hi - MAIN_FRAME - 8
     rt.memory.put_u64(sp, rt.symbol("goexit") + 1)
     gp.sched_sp = sp
+    gp.stktopsp = sp + 8
     gp.sched_pc = fn
     gp.sched_g = gp.address
     gp.startpc = fn
@@ -336,7 +335,9 @@ def _schedinit(rt: Runtime) -> None:
     """procresize: m0 gets P0, the others are idle; the goroutines join P0's queue."""
     p0 = rt.p(rt.allp[0])
     proc.acquirep(rt, p0)
-    for address in reversed(rt.allp[1:]):
+    # The last P belongs to the mark worker, if there is one.
+    others = rt.allp[1:-1] if rt.gcwork else rt.allp[1:]
+    for address in reversed(others):
         proc.pidleput(rt, rt.p(address))
     for address in rt.goroutines:
         gp = rt.g(address)
@@ -356,11 +357,16 @@ def _mstart1(rt: Runtime) -> int | None:
     gp.sched_g = gp.address
     _minit(rt)
     if mp.mstartfn:
+        if mp.nextp:
+            proc.acquirep(rt, rt.p(mp.nextp))
+            mp.nextp = 0
         thread.registers["RSP"] = gp.sched_sp - 8
         return mp.mstartfn
     if mp.id == 0:
         signal_unix.initsig(rt)
         rt.sysmon_m = proc.newm(rt, rt.symbol("sysmon"), 0)
+        if rt.gcwork:
+            rt.gcworker_m = proc.newm(rt, rt.symbol("gcBgMarkWorker"), rt.allp[-1])
         rt.clobber()
         thread.registers["RAX"] = rt.sysmon_m
         return None
@@ -408,7 +414,8 @@ _GATES: Final[dict[str, Callable[[Runtime], int | None]]] = {
     "schedinit": _schedinit,
     "mstart1": _mstart1,
     "mstart2": _mstart2,
-    "newstack": stack.newstack,
+    "newstack": newstack.newstack,
+    "gcBgMarkWorker.work": mgc.gcBgMarkWorker_work,
     "goexit1": proc.goexit1,
     "goexit0": _on_g(proc.goexit0),
     "gosched_m": _on_g(proc.gosched_m),

@@ -95,6 +95,37 @@ class StackChecked(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class StackCopied(Event):
+    """copystack moved a goroutine to a stack of another size; `used` bytes were copied."""
+
+    goid: int = 0
+    old_lo: int = 0
+    old_hi: int = 0
+    new_lo: int = 0
+    new_hi: int = 0
+    used: int = 0
+    adjusted: int = 0  # words that pointed into the old stack and now point into the new one
+
+
+@dataclass(slots=True, kw_only=True)
+class ScanRequested(Event):
+    """suspendG asked a running goroutine to stop: by stackguard0, and by a signal if `signal`."""
+
+    goid: int = 0
+    signal: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class StackScanned(Event):
+    """scanstack walked the frames, innermost first, and marked these heap objects."""
+
+    goid: int = 0
+    frames: tuple[str, ...] = ()
+    conservative: tuple[str, ...] = ()  # those of which every word was looked at as a pointer
+    objects: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
 class Loss:
     """State that differs where a goroutine went on. Values are unsigned; `address` for MEMORY."""
 

@@ -14,3 +14,4 @@ class Policy:
 
     force_preempt_ns: int | None = forcePreemptNS  # None: sysmon never preempts
     asyncpreemptoff: bool = False  # GODEBUG=asyncpreemptoff=1
+    gcshrinkstackoff: bool = False  # GODEBUG=gcshrinkstackoff=1

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from emulator.fault import GuestStopped
-from runtime_model import preempt_xreg
+from runtime_model import preempt_xreg, stackpool
 from runtime_model.events import Descheduled, Executing, Queued, StatusChanged
+from runtime_model.panic import Throw
 from runtime_model.runtime import KEPT_BY_ABI0, KEPT_WITH_G, named
 from runtime_model.runtime2 import (
     _Gdead,
@@ -18,6 +18,7 @@ from runtime_model.runtime2 import (
     _Grunnable,
     _Grunning,
     _Gscan,
+    _Gwaiting,
     _Pidle,
     _Prunning,
     status_name,
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 RUNQ_SIZE: Final = 256  # len(p.runq)
 FUTEX_WAKE_PRIVATE: Final = 1 | 128
-
-
-class Throw(GuestStopped):
-    """runtime.throw: the runtime found itself in a state that must not be."""
 
 
 @named
@@ -329,6 +326,8 @@ def execute(rt: Runtime, gp: G, inherit_time: bool) -> int:
     casgstatus(rt, gp, _Grunnable, _Grunning)
     gp.preempt = 0
     gp.stackguard0 = gp.stack_lo + rt.stackGuard
+    if rt.version.sync_safe_point:
+        gp.syncSafePoint = 0
     pp = rt.p(mp.p)
     if not inherit_time:
         pp.schedtick += 1
@@ -377,6 +376,14 @@ def preemptPark(rt: Runtime, gp: G) -> int:
     return schedule(rt)
 
 
+@named
+def ready(rt: Runtime, gp: G, *, runnext: bool) -> None:
+    """A waiting goroutine becomes runnable on the current P."""
+    casgstatus(rt, gp, _Gwaiting, _Grunnable)
+    runqput(rt, rt.p(rt.m(rt.getg().m).p), gp, runnext=runnext)
+    wakep(rt)
+
+
 def goexit1(rt: Runtime) -> int:
     """The goroutine's first function has returned."""
     return rt.mcall("goexit0")
@@ -387,9 +394,17 @@ def goexit0(rt: Runtime, gp: G) -> int:
     """Gp is dead; with the last one the program ends, as when main's Wait returns."""
     casgstatus(rt, gp, _Grunning, _Gdead)
     _leave(rt, gp, "exited")
+    gfput(rt, gp)
     if all(rt.g(address).atomicstatus == _Gdead for address in rt.goroutines):
         return rt.tail("exit", 0)
     return schedule(rt)
+
+
+def gfput(rt: Runtime, gp: G) -> None:
+    """A dead goroutine keeps a stack of the starting size, another one is freed."""
+    if gp.stack_hi - gp.stack_lo != rt.startingStackSize:
+        stackpool.stackfree(rt, gp.stack_lo, gp.stack_hi - gp.stack_lo)
+        gp.stack_lo = gp.stack_hi = gp.stackguard0 = 0
 
 
 # asyncPreempt2, in its two forms (runtime/preempt.go).

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emulator.machine import Machine
     from runtime_model.layout import Layout
     from runtime_model.policy import Policy
-    from runtime_model.symtab import FuncTable
+    from runtime_model.symtab import ImageTable
     from runtime_model.version import GoVersion
     from runtime_model.watch import Watch
 
@@ -63,11 +63,15 @@ class Runtime:
     machine: Machine
     text: Image  # the runtime's assembly
     user: Image  # the snippet
-    functions: FuncTable
+    functions: ImageTable
     policy: Policy
     watch: Watch
     asyncPreemptStack: int
     stackGuard: int
+    stackNosplit: int  # _StackLimit up to 1.19
+    startingStackSize: int
+    maxstacksize: int
+    stackpool: int  # address of the heads of the lists of free stacks, and of the cursor
     gomaxprocs: int
     sched: Sched
     allp: tuple[int, ...]  # addresses of the Ps, by id
@@ -77,6 +81,9 @@ class Runtime:
     goroutines: tuple[int, ...]  # addresses of the user goroutines' g, in order of creation
     free_ms: int  # address of the list of Ms that have no thread yet
     sysmon_m: int = 0
+    gcworker_m: int = 0
+    gcwork: int = 0  # address of the mark worker's variables; 0: there is none
+    mheap: int = 0  # address of the heap's spans
 
     def __init__(self, machine: Machine, layout: Layout, version: GoVersion) -> None:
         self.machine = machine
@@ -111,6 +118,11 @@ class Runtime:
         """The thread in whose name runtime functions run."""
         assert self._thread is not None, "no thread is in the runtime"
         return self._thread
+
+    @property
+    def tid(self) -> int:
+        """Its tid; -1 while no thread is in the runtime."""
+        return self._thread.tid if self._thread is not None else -1
 
     @contextlib.contextmanager
     def acting(self, thread: Thread) -> Iterator[None]:
@@ -173,8 +185,7 @@ class Runtime:
 
     def enter(self, name: str) -> None:
         """Emits the event that a function was entered."""
-        tid = self._thread.tid if self._thread is not None else -1
-        self.machine.events.emit(Entered(tid=tid, function=name))
+        self.machine.events.emit(Entered(tid=self.tid, function=name))
 
     # Python calls machine code.
 

@@ -12,6 +12,7 @@ from runtime_model.events import SafePointVerdict
 from runtime_model.preempt import Reason, Verdict, isAsyncSafePoint, wantAsyncPreempt
 from runtime_model.runtime import named
 from runtime_model.signal_amd64 import sigctxt
+from runtime_model.stackpool import GUARD
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
@@ -33,8 +34,6 @@ _NOT_HANDLED: Final = frozenset({0, 9, 18, 19, 20, 21, 22, 32, 33, 34})
 # Synchronous faults (_SigPanic): SIGBUS, SIGFPE, SIGSEGV; and those that only throw.
 _FATAL: Final = {4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}
 
-_GUARD: Final = 4096  # how far below its stack a goroutine's fault counts as an overflow
-
 
 class FatalSignal(GuestStopped):
     """A fault in guest code reached Go's handler, which has no goroutine panic to turn it into.
@@ -49,7 +48,7 @@ class FatalSignal(GuestStopped):
         if fault is not None:
             address = f" at {fault.address:#x}" if fault.address is not None else ""
             what = f"{_FATAL[sig]}: {fault.kind}{address}"
-            if fault.address is not None and 0 < gp.stack_lo - fault.address <= _GUARD:
+            if fault.address is not None and 0 < gp.stack_lo - fault.address <= GUARD:
                 what += f", below the stack of goroutine {gp.goid}: stack overflow"
         super().__init__(what, tid, rt.watch.interrupted.get(tid))
         self.signal = sig

@@ -6,13 +6,18 @@ binary's comes from its pclntab.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Protocol
+
+from asm.image import TextFlag
+from asm.sp_flow import sp_flow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asm.image import Function, Image
+    from asm.image import Function, Image, PcTable
 
 
 class Func(Protocol):
@@ -48,7 +53,19 @@ class FuncTable(Protocol):
         """The function that holds pc; None if it is not Go code."""
 
 
-@dataclass(frozen=True, slots=True)
+FUNCDATA_LocalsPointerMaps: Final = 1  # in every version
+NO_POINTERS: Final = "no_pointers_stackmap"
+
+
+class PointerMap(Enum):
+    """What is known of a frame's pointers."""
+
+    NONE = auto()  # no word of it is one
+    MISSING = auto()  # no map: the runtime throws where it needs one
+    ANY = auto()  # any word may be one: what a compiler's maps would say is not in the text
+
+
+@dataclass(frozen=True)
 class SnippetFunc:
     """A function of an assembled image, seen as the compiler's or as assembly.
 
@@ -89,17 +106,62 @@ class SnippetFunc:
         """The function's own name."""
         return self.function.name
 
+    # Frames.
+
+    @property
+    def top_frame(self) -> bool:
+        """FuncFlag_TOPFRAME: nothing has called it."""
+        return TextFlag.TOPFRAME in self.function.flags
+
+    @property
+    def sp_write(self) -> bool:
+        """FuncFlag_SPWRITE: it loads SP, so its caller cannot be told from the tables."""
+        return self.function.sp_write or self._pcsp is None
+
+    @cached_property
+    def _pcsp(self) -> PcTable | None:
+        table = self.function.spdelta
+        return table if table.ranges else sp_flow(self.function)
+
+    def funcspdelta(self, pc: int) -> int:
+        """How far SP lies below its value at the entry, in bytes."""
+        found = self._pcsp.at(pc) if self._pcsp is not None else None
+        return found.value if found is not None else 0
+
+    @cached_property
+    def funcMaxSPDelta(self) -> int:
+        """The largest funcspdelta."""
+        ranges = self._pcsp.ranges if self._pcsp is not None else ()
+        return max((r.value for r in ranges), default=0)
+
+    @property
+    def args(self) -> int:
+        """Bytes of arguments and results; 0 where they are not declared."""
+        return self.function.args_size or 0
+
+    @property
+    def locals_pointer_map(self) -> PointerMap:
+        """NO_LOCAL_POINTERS says none. A compiler's maps are not in the text: any may be one."""
+        if self.function.funcdata.get(FUNCDATA_LocalsPointerMaps) == NO_POINTERS:
+            return PointerMap.NONE
+        return PointerMap.ANY if self.compiled else PointerMap.MISSING
+
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
     """The functions of several images: (image, whether its functions count as compiled)."""
 
     images: Sequence[tuple[Image, bool]]
+    _known: dict[int, SnippetFunc] = field(default_factory=dict, compare=False, repr=False)
 
     def findfunc(self, pc: int) -> SnippetFunc | None:
         """The function that holds pc, in whichever image."""
         for image, compiled in self.images:
             function = image.findfunc(pc)
             if function is not None:
-                return SnippetFunc(function, compiled)
+                known = self._known.get(function.address)
+                if known is None:
+                    known = SnippetFunc(function, compiled)
+                    self._known[function.address] = known
+                return known
         return None

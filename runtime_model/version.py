@@ -46,6 +46,11 @@ class GoVersion:
         return self.number >= (1, 26)
 
     @cached_property
+    def scans_extended_registers(self) -> bool:
+        """Whether scanstack scans g.xRegs (xRegScan): since 1.27."""
+        return self.number >= (1, 27)
+
+    @cached_property
     def restarts(self) -> bool:
         """Whether isAsyncSafePoint accepts restart sequences: since 1.18.
 
@@ -70,6 +75,21 @@ class GoVersion:
     def gosched_wakes(self) -> bool:
         """Whether goschedImpl wakes another P for the goroutine that it queued: since 1.22."""
         return self.number >= (1, 22)
+
+    @cached_property
+    def grows_to_fit(self) -> bool:
+        """Whether newstack doubles until the function's frame fits: since 1.15."""
+        return self.number >= (1, 15)
+
+    @cached_property
+    def fits_what_is_used(self) -> bool:
+        """Whether that counts what is in use, not the old stack's size: since 1.17."""
+        return self.number >= (1, 17)
+
+    @cached_property
+    def sync_safe_point(self) -> bool:
+        """Whether newstack marks a goroutine that it preempts (g.syncSafePoint): since 1.25."""
+        return self.number >= (1, 25)
 
     @cached_property
     def g0_stack(self) -> int:

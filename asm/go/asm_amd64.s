@@ -102,10 +102,10 @@ TEXT runtime·systemstack(SB), NOSPLIT|NOFRAME, $0-8
 	JEQ	here
 	CMPQ	AX, m_curg(BX)
 	JNE	bad
-	MOVQ	0(SP), DI
+	// g.sched leads to systemstack_switch, which stands for this frame in a walk of the stack.
+	MOVQ	$runtime·systemstack_switch(SB), DI
 	MOVQ	DI, (g_sched+gobuf_pc)(AX)
-	LEAQ	8(SP), DI
-	MOVQ	DI, (g_sched+gobuf_sp)(AX)
+	MOVQ	SP, (g_sched+gobuf_sp)(AX)
 	MOVQ	BP, (g_sched+gobuf_bp)(AX)	// BP stays, too: unwinding goes on through it
 	MOVQ	SI, g(CX)
 	MOVQ	SI, R14
@@ -122,11 +122,14 @@ TEXT runtime·systemstack(SB), NOSPLIT|NOFRAME, $0-8
 	XORL	DI, DI
 	MOVQ	DI, (g_sched+gobuf_sp)(AX)
 	MOVQ	DI, (g_sched+gobuf_bp)(AX)
-	MOVQ	(g_sched+gobuf_pc)(AX), DI
-	JMP	DI
+	RET
 here:
 	JMP	0(DX)
 bad:
+	UNDEF
+
+// Never executed: a PC in g.sched while the goroutine waits for systemstack's function.
+TEXT runtime·systemstack_switch(SB), NOSPLIT|NOFRAME, $0-0
 	UNDEF
 
 // Called by a function f whose prologue found too little stack, before f has a frame.

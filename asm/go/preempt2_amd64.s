@@ -4,6 +4,7 @@
 #include "go_asm.h"
 #include "go_tls.h"
 #include "textflag.h"
+#include "funcdata.h"
 
 // The Go continuation of asyncPreempt, called as an ABI0 function.
 // The frame is as large as Go's: asyncPreemptStack is computed from it. Since 1.26 that counts
@@ -15,6 +16,7 @@
 #endif
 
 TEXT runtime·asyncPreempt2(SB), NOSPLIT, $FRAME-0
+	NO_LOCAL_POINTERS
 	get_tls(CX)
 	MOVQ	g(CX), R14
 #ifdef go1_26

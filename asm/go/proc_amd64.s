@@ -4,6 +4,7 @@
 #include "go_asm.h"
 #include "go_tls.h"
 #include "textflag.h"
+#include "funcdata.h"
 
 // sysmon's loop: sleeps 20 µs at a time, after 50 idle rounds twice as long each, up to 10 ms.
 // 8(SP) idle rounds, 16(SP) delay in µs.
@@ -34,6 +35,28 @@ sleep:
 	MOVQ	$0, 8(SP)
 	JMP	loop
 
+// A dedicated mark worker: gcBgMarkWorker·work does what there is to do up to where suspendG waits
+// for a goroutine. AX says how it waits: 0 there is nothing to do, 1 procyield(10), 2 osyield().
+TEXT runtime·gcBgMarkWorker(SB), NOSPLIT, $8-0
+loop:
+	CALL	runtime·gcBgMarkWorker·work(SB)
+	CMPL	AX, $1
+	JEQ	spin
+	JHI	yield
+	MOVQ	$20, 0(SP)
+	CALL	runtime·usleep(SB)
+	JMP	loop
+spin:
+	MOVL	$10, AX
+again:
+	PAUSE
+	SUBL	$1, AX
+	JNZ	again
+	JMP	loop
+yield:
+	CALL	runtime·osyield(SB)
+	JMP	loop
+
 // An M without work sleeps on its park note until another M sets it, then goes on in stopm.
 TEXT runtime·mPark(SB), NOSPLIT, $48-0
 sleep:
@@ -56,6 +79,7 @@ woken:
 
 // func Gosched(): for snippets that yield by themselves.
 TEXT runtime·Gosched(SB), NOSPLIT, $8-0
+	NO_LOCAL_POINTERS
 	get_tls(CX)
 	MOVQ	g(CX), R14
 	MOVQ	$runtime·gosched_m·f(SB), AX

@@ -262,12 +262,6 @@ def test_a_trampoline_without_asyncpreempt_is_refused(run: Any, snippet: Any) ->
         ("VADDPS X1, X2, X3\nRET", "NOSPLIT, $0-0", "cannot execute exactly (vaddps", "VADDPS"),
         ("CALL main·main(SB)\nRET", "NOSPLIT, $0-0", "stack overflow", "CALL main·main(SB)"),
         (
-            "CALL main·main(SB)\nRET",
-            "0, $64-0",
-            "goroutine 1 has used up its stack of 32768 bytes",
-            "CALL main·main(SB)",
-        ),
-        (
             "again: JMP again",
             "NOSPLIT, $0-0",
             "the budget of 50000 instructions is used up",
@@ -293,6 +287,18 @@ def test_a_program_that_dies_is_one_report(
     assert words in crash["message"]
     assert crash["goroutine"] == 1
     assert is_address(crash["pc"])
+
+
+def test_a_stack_beyond_max_stack_is_a_stack_overflow(run: Any, snippet: Any) -> None:
+    path = snippet("CALL main·main(SB)\nRET", "0, $64-0")
+    status, out, _ = run("run", path, "--stack", "4KiB", "--max-stack", "20kB".upper())
+    assert status == 1
+    assert "goroutine stack exceeds 20000-byte limit; fatal error: stack overflow" in out
+    assert "CALL main·main(SB)" in out
+    for bad in ("3000", "1KiB", "many"):
+        status, out, err = run("run", path, "--stack", bad)
+        assert (status, out) == (2, "")
+        assert len(err.splitlines()) == 1
 
 
 def test_a_program_that_dies_alone_is_not_called_preserved(run: Any, snippet: Any) -> None:

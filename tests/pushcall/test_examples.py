@@ -65,7 +65,8 @@ def test_preempted_at_every_boundary_it_ends_as_if_never_preempted(name: str, go
         # All boundaries but each goroutine's first and those that are marked unsafe.
         assert out.preemptions == out.resumed
         assert out.preemptions + sum(out.refusals.values()) == out.requests
-        assert out.preemptions >= 0.8 * rt.machine.user_instructions
+        # A stack check that makes the stack grow is passed twice.
+        assert out.preemptions >= 0.75 * rt.machine.user_instructions
 
 
 @pytest.mark.parametrize("go", ["1.14", "1.27"])

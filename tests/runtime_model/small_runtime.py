@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pushcall.api import program
@@ -80,10 +80,10 @@ class Stopped:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def stopped(text: str = LOOP, at: int = 3, **options: Any) -> Stopped:
-    """A snippet's runtime at a boundary; sysmon asks for nothing by itself."""
+def stopped(text: str = LOOP, at: int = 3, *, gc: bool = False, **options: Any) -> Stopped:
+    """A snippet's runtime at a boundary; sysmon asks for nothing by itself. gc: a mark worker."""
     options.setdefault("policy", Policy(None))
-    rt = boot(program(text, **options).config)
+    rt = boot(replace(program(text, **options).config, gc=gc))
     timer = Stopped(rt, at)
     rt.machine.timer = timer
     rt.machine.events.subscribe(timer.events.append)
