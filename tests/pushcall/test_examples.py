@@ -65,8 +65,8 @@ def test_preempted_at_every_boundary_it_ends_as_if_never_preempted(name: str, go
         # All boundaries but each goroutine's first and those that are marked unsafe.
         assert out.preemptions == out.resumed
         assert out.preemptions + sum(out.refusals.values()) == out.requests
-        # A stack check that makes the stack grow is passed twice.
-        assert out.preemptions >= 0.75 * rt.machine.user_instructions
+        # A stack check that fails, for want of stack or to give way, is passed again unasked.
+        assert out.preemptions >= 0.6 * rt.machine.user_instructions
 
 
 @pytest.mark.parametrize("go", ["1.14", "1.27"])
