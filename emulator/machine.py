@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emulator.cpu import Stop, StopReason
 from emulator.events import EventStream, Executed
 from emulator.fault import BudgetExhausted, Fault, FaultKind, GuestStopped
 from emulator.linux import faults, signals, syscalls
-from emulator.linux.process import Process, ProcessState
+from emulator.linux.process import Process
 from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
 from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
 from emulator.observer import InstructionTimer, Observer, ThreadLog, TimeStamped
 from emulator.registers import SIZE, Registers
+from emulator.snapshot import Snapshot, restore_memory, save_memory
 
 if TYPE_CHECKING:
     from emulator.cpu import Cpu
@@ -43,17 +43,6 @@ STUCK: Final = 1_000_000  # stops in a row without an instruction between them
 _NO_REGISTERS: Final = bytes(SIZE)
 
 GateFunction = Callable[[Thread], int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything that a run can change; see Machine.snapshot."""
-
-    regions: tuple[tuple[str, int, Prot, bytes], ...]  # name, start, protection, content
-    process: ProcessState
-    slices: tuple[int, object]
-    instructions: int
-    current: int | None
 
 
 class Machine:
@@ -260,16 +249,17 @@ class Machine:
 
     def snapshot(self) -> Snapshot:
         """A copy of all that a run can change: writable memory, threads, kernel, counters."""
-        regions = tuple(
-            (region.name, region.start, region.prot, bytes(region.view))
-            for region in self.memory.regions
-            if region.prot & Prot.WRITE
-        )
         if self._live is not None:
             self._sync(self._live)
         current = self.scheduler.current
         tid = None if current is None else current.tid
-        return Snapshot(regions, self.linux.save(), self.scheduler.save(), self.instructions, tid)
+        return Snapshot(
+            save_memory(self.memory),
+            self.linux.save(),
+            self.scheduler.save(),
+            self.instructions,
+            tid,
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot of this machine, or of one with the same memory map and gates.
@@ -278,20 +268,7 @@ class Machine:
         """
         if self._active:
             raise RuntimeError("a machine that runs cannot be restored: stop it first")
-        known = {start for _, start, _, _ in snapshot.regions}
-        for region in self.memory.regions:
-            if region.prot & Prot.WRITE and region.start not in known:
-                raise ValueError(f"{region.name} was mapped after the snapshot was taken")
-        for name, start, prot, data in snapshot.regions:
-            found = self.memory.find(start)
-            if found is None:
-                found = self.memory.map(name, start, len(data), prot)
-                self.cpu.attach(found)
-            if found.size != len(data):
-                raise ValueError(f"{name} has another size than in the snapshot")
-            self.memory.write(start, data)
-            if prot & Prot.EXEC:
-                self.cpu.flush_code(start, found.size)
+        restore_memory(self.memory, self.cpu, snapshot.regions)
         self.linux.restore(snapshot.process)
         self.scheduler.restore(snapshot.slices)
         self.instructions = snapshot.instructions

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from asm.image import Image
     from emulator.events import Event
     from emulator.linux.threads import Thread
-    from emulator.machine import Snapshot
     from emulator.registers import Registers
+    from emulator.snapshot import Snapshot
     from runtime_model.boot import Config
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G
