@@ -151,25 +151,36 @@ class History:
 
     def values(self, addresses: Sequence[int]) -> list[list[tuple[int, int]]]:
         """For each aligned word: (place, value behind) of all its changes, in order."""
+        near = {  # stores that may touch a word, and which
+            word + shift: number
+            for number, word in enumerate(addresses)
+            for shift in range(1 - _WORD, _WORD)
+        }
         found: list[list[tuple[int, bytes]]] = [[] for _ in addresses]  # with what was before
         for index, group in enumerate(self._groups):
-            for address, known in zip(addresses, found, strict=True):
-                if address // _WORD not in group.last:
-                    continue
-                line = address >> _SHIFT
-                start = address - (line << _SHIFT)
-                for mark, offset, before in self._changes(index).get(line, []):
-                    if offset < start + _WORD and offset + len(before) > start:
-                        whole = offset <= start and offset + len(before) >= start + _WORD
-                        known.append((mark >> 1, before[start - offset :][:_WORD] * whole))
+            if not any(word // _WORD in group.last for word in addresses):
+                continue
+            changes = self._writes_of(index)
+            for stretch in self._stretches_of(index):
+                columns = zip(*self._recording.overwritten(stretch), strict=True)
+                changes += [
+                    (2 * n, a, b.to_bytes(8, "little")[:s]) for n, a, s, b in columns if a in near
+                ]
+            for mark, address, before in sorted(changes, key=itemgetter(0)):
+                touched = [near[address]] if address in near else range(len(addresses))
+                for number in touched:
+                    word = addresses[number]
+                    if address < word + _WORD and address + len(before) > word:
+                        whole = address <= word and address + len(before) >= word + _WORD
+                        old = before[word - address :][:_WORD] if whole else b""
+                        found[number].append((mark >> 1, old))
         values = []
         for address, known in zip(addresses, found, strict=True):
-            places = [place for place, _ in known]
-            behind = [before for _, before in known[1:]]
+            behind = [*(before for _, before in known[1:]), b""]
             values.append(
                 [
                     (place, int.from_bytes(data or self.read(place, address, _WORD), "little"))
-                    for place, data in zip(places, [*behind, b""], strict=False)
+                    for (place, _), data in zip(known, behind, strict=False)
                 ]
             )
         return values
@@ -212,20 +223,55 @@ class History:
 
     def _read_changes(self, index: int) -> list[_Change]:
         """What a group changes, in order."""
-        recording = self._recording
         found: list[_Change] = []
-        for stretch in range(index * GROUP, min(index * GROUP + GROUP, self._stretches)):
-            stores = recording.overwritten(stretch)
-            found += [(2 * n, a, before[:s]) for n, a, s, before in stores]
+        for stretch in self._stretches_of(index):
+            columns = zip(*self._recording.overwritten(stretch), strict=True)
+            found += [(2 * n, a, b.to_bytes(8, "little")[:s]) for n, a, s, b in columns]
+        writes = self._writes_of(index)
+        if writes:
+            found += writes
+            found.sort(key=itemgetter(0))
+        return found
+
+    def _stretches_of(self, index: int) -> range:
+        return range(index * GROUP, min(index * GROUP + GROUP, self._stretches))
+
+    def _writes_of(self, index: int) -> list[_Change]:
+        """Python's writes of a group, in order."""
         writes = self._writes
         first = self._starts[index] if index else -1
         last = self._starts[index + 1] if index + 1 < len(self._starts) else 2**62
         low = bisect.bisect_right(writes, first, key=lambda write: write.place)
         high = bisect.bisect_right(writes, last, key=lambda write: write.place)
-        if low < high:
-            found += [(2 * w.place + 1, w.address, w.before) for w in writes[low:high]]
-            found.sort(key=itemgetter(0))
-        return found
+        return [(2 * w.place + 1, w.address, w.before) for w in writes[low:high]]
+
+    def _summary(self, index: int) -> tuple[list[_Change], dict[int, int]]:
+        """What suffices to undo a group, in order; and the mark of each word's last change.
+
+        Of stores to the same place the first tells what was there before all of them.
+        """
+        numbers: list[int] = []
+        places: list[tuple[int, int]] = []
+        before: list[int] = []
+        for stretch in self._stretches_of(index):
+            columns = self._recording.overwritten(stretch)
+            numbers += columns[0]
+            places += zip(columns[1], columns[2], strict=True)
+            before += columns[3]
+        backwards = zip(reversed(numbers), reversed(before), strict=True)
+        first = dict(zip(reversed(places), backwards, strict=True))
+        changes = [
+            (2 * number, address, data.to_bytes(8, "little")[:size])
+            for (address, size), (number, data) in first.items()
+        ]
+        latest = [(2 * n, a, s) for (a, s), n in dict(zip(places, numbers, strict=True)).items()]
+        writes = self._writes_of(index)
+        latest += [(mark, address, len(data)) for mark, address, data in writes]
+        last: dict[int, int] = {}
+        for mark, address, size in sorted(latest):
+            end = -(-(address + size) // _WORD)
+            last.update(dict.fromkeys(range(address // _WORD, end), mark))
+        return sorted(changes + writes, key=itemgetter(0)), last
 
     def _read_lines(self, index: int) -> dict[int, list[_Change]]:
         return self._by_line(self._read_changes(index))
@@ -261,7 +307,7 @@ class History:
         images: dict[int, bytearray] = {}
         groups: list[_Group] = []
         for index in range(len(self._starts) - 1, -1, -1):
-            changes = self._read_changes(index)
+            changes, last = self._summary(index)
             lines = self._by_line(changes)
             for line, undo in lines.items():
                 image = images.get(line)
@@ -269,12 +315,6 @@ class History:
                     image = images[line] = bytearray(self._final(line))
                 for _, offset, before in reversed(undo):
                     image[offset : offset + len(before)] = before
-            last = {address // _WORD: mark for mark, address, _ in changes}
-            for mark, address, before in changes:
-                if address % _WORD + len(before) > _WORD:
-                    end = -(-(address + len(before)) // _WORD)
-                    for word in range(address // _WORD, end):
-                        last[word] = max(mark, last.get(word, 0))
             groups.append(_Group({line: bytes(images[line]) for line in lines}, last))
         groups.reverse()
         self._groups = groups

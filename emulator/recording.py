@@ -90,12 +90,15 @@ class Recording:
         """The numbers of the records that stretches begin with, rising."""
         return list(self._starts)
 
-    def overwritten(self, stretch: int) -> Iterator[tuple[int, int, int, bytes]]:
-        """All stores of a stretch, dropped ones too: record number + 1, address, size, 8 bytes.
+    def overwritten(self, stretch: int) -> tuple[list[int], list[int], list[int], list[int]]:
+        """All stores of a stretch in order, dropped ones too, as columns.
 
-        Only the first `size` of them count.
+        They are: record number + 1; address; size; the bytes that were there, little-endian, of
+        which only `size` count.
         """
-        return _STORE.iter_unpack(self._stretches[stretch].stores)
+        view = memoryview(self._stretches[stretch].stores).cast("Q")
+        numbers, addresses, sizes, before = (view[column::4].tolist() for column in range(4))
+        return numbers, addresses, sizes, before
 
     def find(self, pc: int, step: int, *, back: bool = False) -> int | None:
         """The next step from `step` on that executes the instruction at pc, or the last before."""

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, audit, boot, check, fenced, mutants, startup, steps, timers
+from tests.bench import assembler, audit, boot, check, fenced, mutants, startup, steps, timers, view
 from tests.bench.measure import machine, table, write
 
 # Each has groups(scale), a list of what it compares.
@@ -20,6 +20,7 @@ SUBJECTS = {
     "mutants": mutants,
     "audit": audit,
     "boot": boot,
+    "view": view,
 }
 
 
