@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import Event, SignalSent, SystemCall
 from emulator.fault import GuestStopped
+from pushcall.event_json import event_json
 from pushcall.text import loss_text, milliseconds
 from runtime_model.booted import Booted, Settings
 from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
@@ -129,32 +130,27 @@ class BinaryOutcome:
             "go": self.go,
             "engine": self.engine,
             "repeat": self.repeat,
-            "exit": self.exit,
-            "died": self.died or None,
+            "exit": {
+                "status": self.exit,
+                "how": "interrupted" if self.interrupted else self.died or "exit",
+            },
             "instructions": self.instructions,
-            "time": self.time,
+            "time_ns": self.time,
             "threads": self.threads,
             "requests": self.requests,
             "signals": self.signals,
             "preemptions": len(self.preempted),
             "cooperative": self.cooperative,
-            "resumed": self.resumed,
-            "losses": [
-                {
-                    "goroutine": event.goid,
-                    "pc": f"{event.pc:#x}",
-                    "registers": [loss.register for loss in event.losses],
-                }
-                for event in self.losses
-            ],
+            "survived": self.resumed - len(self.losses),
+            "losses": [event_json(event) for event in self.losses],
             "preempted": [each.to_json() for each in self.preempted],
             "system_calls": self.calls,
             "missing": self.missing,
             "stdout": self.output.get(1, b"").decode("utf-8", "replace"),
             "stderr": self.output.get(2, b"").decode("utf-8", "replace"),
         }
-        if self.interrupted:
-            document["interrupted"] = True
+        if self.events:
+            document["events"] = [event_json(event) for event in self.events]
         return document
 
 

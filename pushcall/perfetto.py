@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import FrameBuilt, SignalSent, SystemCall
 from pushcall.crash import place
-from pushcall.run import event_json
+from pushcall.event_json import event_json
 from runtime_model.events import (
     PreemptRequested,
     PushedCall,

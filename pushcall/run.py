@@ -6,14 +6,13 @@ switches for the timeline.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emulator.events import Event, SignalSent
 from emulator.fault import BudgetExhausted, GuestStopped
-from emulator.registers import Registers
 from pushcall.crash import Crash, describe
+from pushcall.event_json import event_json, registers_json
 from pushcall.path import FirstPreemption
 from pushcall.usage import UsageError
 from runtime_model.assembly import linker_name
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from asm.image import Image
     from emulator.observer import InstructionTimer
+    from emulator.registers import Registers
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
 
@@ -248,44 +248,6 @@ def _unmet(program: Program, out: Outcome) -> list[str]:
                     f"not {expectation.value:#x} ({expectation.text})"
                 )
     return failed
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as JSON: its kind, then its fields; addresses as hexadecimal strings."""
-    document: dict[str, Any] = {"event": type(event).__name__}
-    for f in dataclasses.fields(event):
-        value = getattr(event, f.name)
-        document[f.name] = _json(f.name, value)
-    return document
-
-
-_ADDRESSES = frozenset(
-    {
-        "pc", "rsp", "frame", "ucontext", "siginfo", "handler", "target", "resume", "address",
-        "old_lo", "old_hi", "new_lo", "new_hi",
-        "rsp_before", "rsp_after", "stack_before", "stack_after", "interrupted", "before", "after",
-    }
-)  # fmt: skip
-
-
-def _json(name: str, value: Any) -> Any:
-    if isinstance(value, Registers):
-        return registers_json(value)
-    if isinstance(value, list | tuple):
-        return [_json(name, item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _json(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if name in _ADDRESSES and isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:#x}"
-    return value
-
-
-def registers_json(registers: Registers) -> dict[str, str]:
-    """All registers as hexadecimal strings, by architectural name.
-
-    YMM, ZMM and K registers are there where they hold something beyond XMM.
-    """
-    return {name: f"{registers[name]:#x}" for name in registers.names()}
 
 
 def to_json(rt: Runtime, out: Outcome) -> dict[str, Any]:

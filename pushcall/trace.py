@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from emulator import extended
 from emulator.registers import GENERAL, XMM
 from pushcall.crash import place
-from pushcall.run import event_json
+from pushcall.event_json import event_json
 from pushcall.text import actor, describe
 from pushcall.usage import UsageError
 from runtime_model.events import Entered, PreemptRequested, Resumed, StackChecked

@@ -122,6 +122,6 @@ def test_the_commands_json_says_how_it_went(tmp_path: Path) -> None:
     assert ended.returncode == 1
     document = json.loads(ended.stdout)
     assert document["schema"] == "pushcall.run/1"
-    assert document["exit"] == 3
+    assert document["exit"] == {"status": 3, "how": "exit"}
     assert document["stderr"] == "to standard error\n"
     assert document["repeat"] == f"pushcall run {path}"

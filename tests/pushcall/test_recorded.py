@@ -20,6 +20,7 @@ from emulator.run_log import RunLog
 from emulator.unicorn_cpu import UnicornCpu
 from pushcall import api
 from pushcall import run as running
+from pushcall.event_json import event_json
 from pushcall.recorded import RecordedRun, Writer, record
 from pushcall.run import Injection
 from runtime_model.events import Entered, PushedCall
@@ -114,9 +115,7 @@ def test_a_run_is_the_same_with_and_without_recording(go: str) -> None:
     rt, out = running.run(loaded, injection, keep_events=True)
     run, _ = recorded_from_boot(program(NUTS, go), every=50)
     assert len(run) == out.instructions
-    assert [running.event_json(m.event) for m in run.events] == [
-        running.event_json(e) for e in out.events
-    ]
+    assert [event_json(m.event) for m in run.events] == [event_json(e) for e in out.events]
     out.events = []
     assert running.to_json(run.rt, run.outcome) == running.to_json(rt, out)
 
