@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME: Final = 1 << 16  # bytes; more is a string without its end
 _MOST_TABLES: Final = 64  # PCDATA tables of a function; Go has five
-_CACHED_TABLES: Final = 1 << 15
+_REMEMBERED_RUNS: Final = 1 << 21  # of PC-value tables: a hundred MiB
 
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
@@ -73,6 +73,9 @@ class Pclntab:
         self.text = text if self.format.functab == "I" else 0
         self.text_end = text_end
         self._tables: dict[int, PcValues] = {}
+        self._runs = 0  # in these tables
+        self._strings: dict[int, str] = {}
+        self._string_bytes = 0
 
     def error(self, what: str, offset: int) -> PclntabError:
         """An error at an offset from the header."""
@@ -124,14 +127,24 @@ class Pclntab:
         return value
 
     def _string(self, offset: int, what: str) -> str:
+        """A string of the table, remembered: no two of them share bytes, so all of them fit."""
+        known = self._strings.get(offset)
+        if known is not None:
+            return known
         if not 0 <= offset < len(self.view):
             raise self.error(f"{what} lies outside", offset)
         for length in (128, LONGEST_NAME):
             text = bytes(self.view[offset : offset + length])
             end = text.find(0)
             if end >= 0:
-                return text[:end].decode("utf-8", "backslashreplace")
-        raise self.error(f"{what} has no end", offset)
+                break
+        else:
+            raise self.error(f"{what} has no end", offset)
+        self._string_bytes += end + 1
+        if self._string_bytes > len(self.view):
+            raise self.error(f"{what} lies within others", offset)
+        found = self._strings[offset] = text[:end].decode("utf-8", "backslashreplace")
+        return found
 
     # Functions.
 
@@ -178,14 +191,13 @@ class Pclntab:
         The names are searched as bytes: of a hundred thousand functions only these are read.
         """
         start = self._names
-        names = self.view[start : self._cus] if self._cus > start else self.view[start:]
+        names = bytes(self.view[start : self._cus] if self._cus > start else self.view[start:])
         wanted = set()
         for match in re.finditer(re.escape(ending.encode()) + rb"\0", names):
             # The whole name begins behind the zero of the one before.
-            first = max(0, match.start() - LONGEST_NAME)
-            head = bytes(names[first : match.start()])
-            if not head or head[-1] in b"\0./":
-                wanted.add(first + head.rfind(0) + 1)
+            at = match.start()
+            if at == 0 or names[at - 1] in b"\0./":
+                wanted.add(names.rfind(b"\0", max(0, at - LONGEST_NAME), at) + 1)
         at = FIELDS.index("nameoff") * 4 + (4 if self.format.functab == "Q" else 0)
         found = []
         for index in range(self.count):
@@ -275,12 +287,14 @@ class Pclntab:
         """
         found = self._tables.get(offset)
         if found is None:
-            if len(self._tables) >= _CACHED_TABLES:
-                self._tables.clear()
             try:
                 found = self._tables[offset] = decode(self.view, self._pctab + offset, size)
             except PcValueError as error:
                 raise self.error(str(error), self._pctab + offset) from None
+            self._runs += len(found.ends)
+            if self._runs > _REMEMBERED_RUNS:
+                self._tables.clear()
+                self._runs = 0
         if found.ends and found.ends[-1] > size:
             raise self.error(f"a PC-value table of {found.ends[-1]} bytes for {size}", offset)
         return found

@@ -138,3 +138,22 @@ def test_rules_are_those_of_the_sources() -> None:
     assert Rules((1, 15)).FUNCDATA_InlTree == 4  # 1.16 dropped FUNCDATA_RegPointerMaps
     assert Rules((1, 16)).FUNCDATA_InlTree == 3
     assert [Rules((1, m)).inlined_call.size for m in (19, 20)] == [20, 16]
+
+
+def test_names_within_names_are_no_gigabytes() -> None:
+    """Each function's name is the end of the one before it: 2,000 of 60,000 bytes and less."""
+    functions = [Function(f"f{i}", b"\x90") for i in range(2000)]
+    writer = GoBinaryWriter((1, 22), [Function("x" * 60_000, b"\x90"), *functions])
+    data = bytearray(bytes(writer))
+    with NamedTemporaryFile() as file:
+        path = Path(file.name)
+        path.write_bytes(data)
+        with GoBinary(path) as binary:
+            table = data.index(bytes(binary.table.view[:64]))
+            first = next(iter(binary)).nameoff
+            places = [table + f.offset + 4 for f in binary]
+        for i, place in enumerate(places):
+            struct.pack_into("<i", data, place, first + i)
+        path.write_bytes(data)
+        with GoBinary(path) as binary, pytest.raises(PclntabError, match="lies within others"):
+            _ = binary.names
