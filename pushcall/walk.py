@@ -16,6 +16,7 @@ from pushcall.code import instruction, is_call, is_return
 from pushcall.run import resolve_in
 from pushcall.usage import UsageError
 from runtime_model.events import PushedCall
+from runtime_model.runtime2 import G
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,10 +41,10 @@ def over(run: RecordedRun, at: int) -> int:
         return at
     found = instruction(run.rt, run.pc(at))
     if found is not None and is_call(found):
-        same, rsp = _same(run.who(at)), run.registers(at)["RSP"]
+        same, depth = _same(run.who(at)), _depth(run, at)
         to = run.recording.find(found.end, at + 1)
         while to is not None:
-            if same(run.who(to)) and run.registers(to)["RSP"] == rsp:
+            if same(run.who(to)) and _depth(run, to) == depth:
                 return to
             to = run.recording.find(found.end, to + 1)
     following = _next_same(run, at)
@@ -57,10 +58,10 @@ def back_over(run: RecordedRun, at: int) -> int:
         return 0
     if at < len(run) and is_return(instruction(run.rt, run.pc(before))):
         call = _calling(run, run.pc(at))
-        same, rsp = _same(run.who(at)), run.registers(at)["RSP"]
+        same, depth = _same(run.who(at)), _depth(run, at)
         to = run.recording.find(call, before, back=True) if call is not None else None
         while call is not None and to is not None:
-            if same(run.who(to)) and run.registers(to)["RSP"] == rsp:
+            if same(run.who(to)) and _depth(run, to) == depth:
                 return to
             to = run.recording.find(call, to, back=True)
     return before
@@ -166,6 +167,15 @@ def _same(who: Span) -> Callable[[Span], bool]:
     if who.g > 0:
         return lambda span: span.g == who.g
     return lambda span: (span.tid, span.g) == (who.tid, who.g)
+
+
+def _depth(run: RecordedRun, step: int) -> int:
+    """How deep the stack is; a goroutine's may lie elsewhere when the call returns."""
+    rt, rsp, goid = run.rt, run.registers(step)["RSP"], run.who(step).g
+    address = next((a for a in rt.goroutines if goid > 0 and rt.g(a).goid == goid), None)
+    if address is None:
+        return -rsp
+    return G(run.memory(step), rt.layout, address).stack_hi - rsp
 
 
 def _next_same(run: RecordedRun, at: int) -> int | None:

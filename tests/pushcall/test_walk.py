@@ -39,17 +39,19 @@ def test_over_a_call_is_behind_it_and_back_over_is_before_it() -> None:
         for step in range(len(run))
         if run.who(step).g == 1 and walk.is_call(walk.instruction(run.rt, run.pc(step)))
     ]
-    returned = 0
+    returned, moved = 0, list[bool]()
     for step in calls:
         found = walk.instruction(run.rt, run.pc(step))
         assert found is not None
         to = walk.over(run, step)
-        if to < len(run) and run.pc(to) == found.end:
+        if "main·" in found.source:  # morestack goes back to its caller by gogo, not by RET
             returned += 1
+            assert run.pc(to) == found.end
             assert to > step + 1
-            assert run.registers(to)["RSP"] == run.registers(step)["RSP"]
+            moved.append(run.registers(to)["RSP"] != run.registers(step)["RSP"])
             assert walk.back_over(run, to) == step
-    assert returned >= 2
+    assert returned == 3
+    assert any(moved)  # main.huge made the stack grow, and so move
 
 
 def test_over_an_interrupted_instruction_passes_by_the_handler() -> None:
