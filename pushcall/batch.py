@@ -258,8 +258,13 @@ class Batch:
         for pc in pcs:
             displacement = (self._landed - pc - CALL_SIZE) & 0xFFFF_FFFF
             self.memory.write(pc, b"\xe8" + displacement.to_bytes(4, "little"))
-        for pc in {*pcs, *self._caught}:
-            self.cpu.flush_code(pc, CALL_SIZE)
+        changed = sorted({*pcs, *self._caught})
+        start = changed[0]
+        for pc, following in zip(changed, [*changed[1:], None], strict=True):
+            # One call for all that lie close together: it costs the same.
+            if following is None or following - pc > PAGE:
+                self.cpu.flush_code(start, pc + CALL_SIZE - start)
+                start = following or 0
         self._caught = pcs
 
     def _run(self, registers: Registers, attempt: Attempt) -> bool:

@@ -13,6 +13,7 @@ Steps 2 and 3 are cut into parts, by the program alone: who does them makes no d
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pushcall.survey import DIRECT_PER_PC
@@ -178,7 +179,8 @@ class Check:
         parts = []
         for start in range(0, count, PART):
             stop = min(start + PART, count)
-            here = frozenset(index for index in wanted if start <= index < stop)
+            low, high = bisect.bisect_left(wanted, start), bisect.bisect_left(wanted, stop)
+            here = frozenset(wanted[low:high])
             parts.append(((start, stop), here, share))
         surveyed = []
         try:

@@ -109,6 +109,7 @@ class Survey:
         frames, result = self.frames, found.result
         lists, odd = recorder.take()
         count = sum(each.count for each in lists) + len(odd)
+        unlinked = set(odd)
         special: dict[int, Boundary] = {}  # of the boundaries whose outcome is told apart
         tried: list[FrameList] = []
         for each in lists:
@@ -116,8 +117,11 @@ class Survey:
         found.direct |= self._samples(count, wanted)
         for index in found.direct.intersection(range(*self._reach(count))):
             address = frames.find(index, count)
-            if address is not None and address not in odd:
+            if address is not None and address not in unlinked:
                 special[index] = self._boundary(index, frames.pc(address))
+        by_pc: dict[int, list[int]] = {}
+        for index, boundary in special.items():
+            by_pc.setdefault(boundary.place.pc, []).append(index)
         for each in lists:
             verdict = self._verdict(each.pc)
             if verdict.safe and verdict.resume == each.pc:
@@ -125,7 +129,7 @@ class Survey:
             elif verdict.safe:
                 found.unjudged.update(map(frames.index, frames.walk(each)))
             else:
-                mine = [i for i, b in special.items() if b.place.pc == each.pc]
+                mine = by_pc.get(each.pc, [])
                 for index in mine:
                     found.judged[index] = verdict.reason.value
                 result.refuse(verdict.reason.value, each.count - len(mine))
