@@ -240,6 +240,8 @@ class Workshop:
         """What `check` finds first, or nothing."""
         config = self.mutant_config(mutation)
         result = checking.check(config, until_lost=True, start=self.start)
+        if result.interrupted:
+            raise KeyboardInterrupt
         return next(iter([*map(str, result.losses), *result.findings]), "")
 
     # Proofs.
