@@ -13,9 +13,8 @@ that `check` finds is a contradiction, and counts as `survived`.
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -348,21 +347,15 @@ def _start(trampoline: Trampoline, version: GoVersion) -> None:
     _workshop = Workshop(trampoline, version)
 
 
-def _judge(numbers: Sequence[int], *, confirm: bool) -> list[Mutant]:
+def _judge(number: int, *, confirm: bool) -> Mutant:
     assert _workshop is not None
-    return [_workshop.judge(number, confirm=confirm) for number in numbers]
+    return _workshop.judge(number, confirm=confirm)
 
 
 def _in_processes(
     workshop: Workshop, chosen: list[int], jobs: int, *, confirm: bool
 ) -> Iterable[Mutant]:
     # Spawned: a fork would share the guests' memory, which is mapped shared.
-    pool = ProcessPoolExecutor(
-        jobs, get_context("spawn"), _start, (workshop.trampoline, workshop.version)
-    )
-    try:
-        shares = [chosen[n : n + _SHARE] for n in range(0, len(chosen), _SHARE)]
-        for future in as_completed([pool.submit(_judge, s, confirm=confirm) for s in shares]):
-            yield from future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    arguments = (workshop.trampoline, workshop.version)
+    with get_context("spawn").Pool(jobs, _start, arguments) as pool:  # its end ends the workers
+        yield from pool.imap_unordered(partial(_judge, confirm=confirm), chosen, _SHARE)

@@ -41,13 +41,13 @@ def interrupted(*arguments: str) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while processor_time(process.pid) < STARTED:
         assert process.poll() is None, "it ended by itself"
         assert time.monotonic() < limit
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
