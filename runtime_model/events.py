@@ -108,6 +108,18 @@ class StackCopied(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class WorldStopped(Event):
+    """The last P was given up: no goroutine runs."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SafePointFunction(Event):
+    """The function of forEachP was run for a P, at a safe point of its own."""
+
+    p: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class ScanRequested(Event):
     """suspendG asked a running goroutine to stop: by stackguard0, and by a signal if `signal`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from runtime_model import mheap
+from runtime_model import mheap, proc_world
 from runtime_model.mgcmark import scanstack
 from runtime_model.suspend import DEAD, SUSPENDED, resumeG, scang, suspendG, suspending, yieldDelay
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 IDLE: Final = 0
 PROCYIELD: Final = 1
 OSYIELD: Final = 2
+NOTETSLEEP: Final = proc_world.NOTETSLEEP
 
 
 def gcinit(rt: Runtime) -> int:
@@ -46,11 +47,15 @@ def gcBgMarkWorker_work(rt: Runtime) -> None:
     result = gcDrain(rt)
     rt.clobber()
     rt.thread.registers["RAX"] = result
+    if result == NOTETSLEEP:
+        rt.thread.registers["RBX"] = proc_world.note(rt)
 
 
 def gcDrain(rt: Runtime) -> int:
     """Stops and scans one goroutine after the other, up to where it has to wait."""
     frame = worker(rt)
+    if frame.world:
+        return proc_world.step(rt, frame)
     if not frame.scanning:
         if not frame.wanted:
             return IDLE

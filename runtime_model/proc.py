@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from runtime_model import preempt_xreg, stackpool
-from runtime_model.events import Descheduled, Executing, Queued, StatusChanged
+from runtime_model.events import Descheduled, Executing, Queued, SafePointFunction, StatusChanged
 from runtime_model.panic import Throw
 from runtime_model.runtime import KEPT_BY_ABI0, KEPT_WITH_G, named
 from runtime_model.runtime2 import (
@@ -19,6 +19,7 @@ from runtime_model.runtime2 import (
     _Grunning,
     _Gscan,
     _Gwaiting,
+    _Pgcstop,
     _Pidle,
     _Prunning,
     status_name,
@@ -269,6 +270,10 @@ def schedule(rt: Runtime) -> int:
     pp = rt.p(mp.p)
     if rt.version.asynchronous:
         pp.preempt = 0
+    if rt.sched.gcwaiting:
+        return gcstopm(rt)
+    if pp.runSafePointFn:
+        runSafePointFn(rt, pp)
     gp, inherit_time = findRunnable(rt, pp)
     if gp is None:
         return stopm(rt)
@@ -296,6 +301,30 @@ def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
     return gp, False
 
 
+@named
+def runSafePointFn(rt: Runtime, pp: P) -> None:
+    """What forEachP wants done on this P, and word that it is; safePointFn is an event here."""
+    pp.runSafePointFn = 0
+    rt.machine.events.emit(SafePointFunction(tid=rt.tid, p=pp.id))
+    rt.sched.safePointWait -= 1
+    if rt.sched.safePointWait == 0:
+        notewakeup(rt, rt.sched.field_address("safePointNote"))
+
+
+@named
+def gcstopm(rt: Runtime) -> int:
+    """The world is being stopped: gives the P up for it, and tells the last one's stopper."""
+    mp = rt.m(rt.getg().m)
+    if mp.spinning:
+        mp.spinning = 0
+        rt.sched.nmspinning -= 1
+    releasep(rt).status = _Pgcstop
+    rt.sched.stopwait -= 1
+    if rt.sched.stopwait == 0:
+        notewakeup(rt, rt.sched.field_address("stopnote"))
+    return _mpark(rt)
+
+
 def stopm(rt: Runtime) -> int:
     """Gives the P back and sleeps on the M's note (mPark)."""
     mp = rt.m(rt.getg().m)
@@ -303,6 +332,11 @@ def stopm(rt: Runtime) -> int:
     if mp.spinning:
         mp.spinning = 0
         rt.sched.nmspinning -= 1
+    return _mpark(rt)
+
+
+def _mpark(rt: Runtime) -> int:
+    mp = rt.m(rt.getg().m)
     mp.schedlink = rt.sched.midle
     rt.sched.midle = mp.address
     rt.sched.nmidle += 1

@@ -50,6 +50,14 @@ def retake(rt: Runtime, now: int) -> int:
 
 
 @named
+def preemptall(rt: Runtime, why: str) -> bool:
+    """Asks whatever runs on any P to stop, in the order of allp; whether anything was asked."""
+    running = [pp for pp in map(rt.p, rt.allp) if pp.status == _Prunning]
+    asked = [preemptone(rt, pp, why) for pp in running]
+    return any(asked)
+
+
+@named
 def preemptone(rt: Runtime, pp: P, why: str) -> bool:
     """Asks the goroutine that runs on pp to stop, in both ways: stackguard0, and a signal.
 

@@ -38,6 +38,7 @@ G_STATUS: Final = {
 _Pidle: Final = 0
 _Prunning: Final = 1
 _Psyscall: Final = 2
+_Pgcstop: Final = 3
 
 
 def status_name(status: int) -> str:
@@ -191,6 +192,7 @@ class P(View):
     runqtail = Field("runqtail", size=4)
     runnext = Field("runnext")
     preempt = Field("preempt", size=1)
+    runSafePointFn = Field("runSafePointFn", size=4)
     sysmontick_schedtick = Field("sysmontick.schedtick", size=4)
     sysmontick_schedwhen = Field("sysmontick.schedwhen")
     xRegs_cache = Field("xRegs.cache")
@@ -212,3 +214,6 @@ class Sched(View):
     runq_head = Field("runq.head")
     runq_tail = Field("runq.tail")
     runqsize = Field("runqsize", "runq.size", size=4)
+    gcwaiting = Field("gcwaiting", size=1)
+    stopwait = Field("stopwait", size=4)
+    safePointWait = Field("safePointWait", size=4)

@@ -65,6 +65,8 @@ class suspending:  # a frame of Go's
     asyncGen = Word(7)
     nextPreemptM = Word(8)
     cycles = Word(9)  # scans of all stacks that came to their end
+    world = Word(10)  # proc_world.py: what is asked for or under way
+    start_at = Word(11)  # when a stopped world is to be started
 
     def __init__(self, memory: Memory, address: int) -> None:
         self.memory = memory

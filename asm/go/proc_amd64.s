@@ -36,13 +36,16 @@ sleep:
 	JMP	loop
 
 // A dedicated mark worker: gcBgMarkWorker·work does what there is to do up to where suspendG waits
-// for a goroutine. AX says how it waits: 0 there is nothing to do, 1 procyield(10), 2 osyield().
-TEXT runtime·gcBgMarkWorker(SB), NOSPLIT, $8-0
+// for a goroutine. AX says how it waits: 0 there is nothing to do, 1 procyield(10), 2 osyield(),
+// 3 notetsleep(BX, 100 µs).
+TEXT runtime·gcBgMarkWorker(SB), NOSPLIT, $64-0
 loop:
 	CALL	runtime·gcBgMarkWorker·work(SB)
+	CMPL	AX, $2
+	JEQ	yield
+	JHI	note
 	CMPL	AX, $1
 	JEQ	spin
-	JHI	yield
 	MOVQ	$20, 0(SP)
 	CALL	runtime·usleep(SB)
 	JMP	loop
@@ -55,6 +58,17 @@ again:
 	JMP	loop
 yield:
 	CALL	runtime·osyield(SB)
+	JMP	loop
+note:
+	MOVQ	BX, 0(SP)	// addr
+	MOVQ	$128, 8(SP)	// op FUTEX_WAIT_PRIVATE (int32), val 0 (uint32)
+	MOVQ	$0, 48(SP)
+	MOVQ	$100000, 56(SP)
+	LEAQ	48(SP), AX
+	MOVQ	AX, 16(SP)	// timeout
+	MOVQ	$0, 24(SP)
+	MOVQ	$0, 32(SP)
+	CALL	runtime·futex(SB)
 	JMP	loop
 
 // An M without work sleeps on its park note until another M sets it, then goes on in stopm.
