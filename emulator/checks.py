@@ -78,6 +78,8 @@ def objection(
         status = registers["FSW"]
         arguments = (registers["FCW"], status, registers["FTW"], registers[f"ST{status >> 11 & 7}"])
         why = x87.objection(code[index], code[index + 1], *arguments)
+        if why is None and _loads_signalling(code, registers, memory, index):
+            why = "a signalling NaN"
         return None if why is None else (FaultKind.REFUSED, why)
     three_bytes = code[index + 1] in (0x38, 0x3A)
     modrm = index + 2 + three_bytes
@@ -98,3 +100,21 @@ def objection(
     if address % 16:
         return FaultKind.PRIVILEGED, f"{address % 2**64:#x} is not aligned to 16 bytes"
     return None
+
+
+def _loads_signalling(code: bytes, registers: Registers, memory: Memory, index: int) -> bool:
+    """Whether FLD of a float or double, which makes a signalling NaN quiet, meets one."""
+    width = {0xD9: 4, 0xDD: 8}.get(code[index])
+    if width is None or code[index + 1] >= 0xC0 or code[index + 1] & 0x38:
+        return False
+    address = operand_address(code, registers, index + 1)
+    if address is None:
+        return True  # a 32-bit address: nobody has looked
+    try:
+        value = int.from_bytes(memory.read(address, width), "little")
+    except UnmappedError:
+        return False  # it faults
+    fraction = 23 if width == 4 else 52
+    exponent = value >> fraction & (0xFF if width == 4 else 0x7FF)
+    low = value & ((1 << fraction) - 1)
+    return exponent == (0xFF if width == 4 else 0x7FF) and 0 < low < 1 << (fraction - 1)
