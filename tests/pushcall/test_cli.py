@@ -158,7 +158,9 @@ def test_bytes_that_are_no_text_are_named_with_their_line(run: Any, tmp_path: Pa
 def test_an_elf_file_is_told_apart(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "binary"
     path.write_bytes(b"\x7fELF" + bytes(60))
-    assert "ELF" in refused(run, "check", path)
+    assert "an ELF file" in refused(run, "asm", path)
+    assert "is an executable" in refused(run, "check", path)
+    assert "not" in refused(run, "run", path)
 
 
 @pytest.mark.parametrize(
