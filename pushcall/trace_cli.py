@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from dataclasses import dataclass
@@ -122,7 +123,12 @@ def trace(
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
     policy, injection = timer(given)
     chosen = options(given, policy=policy, **scene(given))
-    run = record(load(file, chosen), injection, limit=steps or LIMIT)
+    # What is recorded stays to the end: the collector would look through it for nothing.
+    gc.disable()
+    try:
+        run = record(load(file, chosen), injection, limit=steps or LIMIT)
+    finally:
+        gc.enable()
     shown = Shown(first, last, only == "events", registers)
     files.write(run, first, last)
     if as_json:
@@ -133,6 +139,7 @@ def trace(
     elif viewer:
         from pushcall.viewer import view
 
+        gc.freeze()
         view(run)
         return 130 if run.outcome.interrupted else 0
     tell(run)

@@ -55,6 +55,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def test_the_wheel_has_the_page_of_trace(site: Path) -> None:
+    assert "/*DATA*/null" in (site / "pushcall" / "page.html").read_text("utf-8")
+
+
 @pytest.fixture
 def project(tmp_path: Path, site: Path) -> Path:
     (tmp_path / "loop.s").write_text(LOOP, "utf-8")
