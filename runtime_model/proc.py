@@ -340,6 +340,8 @@ def _mpark(rt: Runtime) -> int:
     mp.schedlink = rt.sched.midle
     rt.sched.midle = mp.address
     rt.sched.nmidle += 1
+    # schedule never returns: when it looks again, its frame lies where mstart or mcall left it.
+    rt.thread.registers["RSP"] = rt.g(mp.g0).sched_sp
     return rt.tail("mPark", 0)
 
 
