@@ -41,7 +41,10 @@ class Contender:
 
 
 class Command(Contender):
-    """A command line, run once; `memory` is its peak, in MiB, wanted to be at most `room`."""
+    """A command line, run once; `memory` is its peak, in MiB, wanted to be at most `room`.
+
+    It is an upper bound: Linux counts what the process was before its execve, this one's copy.
+    """
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ def table(groups: list[Group]) -> str:
 def _limits(contender: Contender) -> list[str]:
     """What was measured of it and is limited, in words."""
     limits = [(1 / contender.rate, contender.most, "s")]
-    if isinstance(contender, Command):
+    if isinstance(contender, Command) and contender.room is not None:
         limits.append((contender.memory, contender.room, "MiB"))
     return [
         f"  {contender.name}: {value:.3g} {unit}"
