@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,18 @@ def _print_json(document: dict[str, Any]) -> None:
     click.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
+def _again(lost: sys.UnraisableHookArgs) -> None:
+    """A KeyboardInterrupt that came where nothing is raised, in a callback, comes again."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Runs the command line; every expected failure is one message on standard error."""
+    sys.unraisablehook = _again
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         status = cli.main(prog_name="pushcall", standalone_mode=False)
     except click.exceptions.Abort:
@@ -230,6 +241,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # _tell raises again what nobody expected
         _tell(error)
         status = 2
+    signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(status or 0)
 
 

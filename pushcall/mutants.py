@@ -13,9 +13,6 @@ that `check` finds is a contradiction, and counts as `survived`.
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from multiprocessing import get_context
@@ -35,8 +32,7 @@ from runtime_model.policy import Policy
 from runtime_model.trampoline import CALLEE, NAME, Trampoline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import FrameType
+    from collections.abc import Callable, Iterable, Sequence
 
     from asm.rewrite import Line
     from pushcall.preserving import Path
@@ -331,36 +327,13 @@ def score(
             if jobs == 1
             else _in_processes(workshop, chosen, jobs, confirm=confirm)
         )
-        with _noted_interrupt() as noted:
-            for mutant in judged:
-                result.mutants.append(mutant)
-                progress(len(result.mutants))
-                if noted:
-                    result.interrupted = True
-                    break
+        for mutant in judged:
+            result.mutants.append(mutant)
+            progress(len(result.mutants))
     except KeyboardInterrupt:
         result.interrupted = True
     result.mutants.sort(key=lambda mutant: mutant.number)
     return result
-
-
-@contextlib.contextmanager
-def _noted_interrupt() -> Iterator[list[int]]:
-    """Holds a SIGINT whose KeyboardInterrupt nobody saw: Python drops those raised in __del__."""
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def handler(signo: int, frame: FrameType | None) -> None:
-        noted.append(signo)
-        signal.default_int_handler(signo, frame)
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 _workshop: Workshop | None = None  # of a worker process
