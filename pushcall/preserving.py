@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runtime_model.layout import Layout
     from runtime_model.version import GoVersion
 
-MAX_STEPS: Final = 20_000  # of all paths together
+MAX_STEPS: Final = 4_000  # of all paths together
 _PC: Final = tuple(Byte("interrupted PC", n) for n in range(8))
 _KEPT: Final = ("RSP", "RBP", "MXCSR")
 
