@@ -63,6 +63,7 @@ def npm_file(package: str, version: str, member: str) -> Path:
             (archive,) = Path(directory).iterdir()
             with tarfile.open(archive) as tar:
                 tar.extract(f"package/{member}", target, filter="data")
+        (target / member).parent.parent.mkdir(parents=True, exist_ok=True)
         (target / "package" / member).parent.replace((target / member).parent)
     return target / member
 
