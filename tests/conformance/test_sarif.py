@@ -1,4 +1,4 @@
-"""SARIF of an audit against OASIS's schema of SARIF 2.1.0, as the npm package jest-sarif ships it."""
+"""SARIF of an audit against OASIS's schema of SARIF 2.1.0, as npm's jest-sarif ships it."""
 
 from __future__ import annotations
 
