@@ -13,7 +13,6 @@ import gc
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -31,6 +30,7 @@ from pushcall.control_flow import (
     scan,
     suspects,
 )
+from pushcall.processes import worker_processes
 from pushcall.safepoints import BadTableError, open_binary, package_of, reason_name
 from runtime_model.preempt import Reason, Verdict
 from runtime_model.safepoints import StaticVerdicts
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from runtime_model.version import GoVersion
 
 Refused = Sequence[tuple[int, int, Verdict]]  # as StaticVerdicts.refused gives them
-_CHUNK: Final = 2000  # functions that a worker takes at a time
+_CHUNK: Final = 512  # functions that are audited at a time
 _CALL_DEPTH: Final = 4  # nosplit functions that are looked into for a stop
 KINDS: Final = tuple(kind.value for kind in Kind)
 
@@ -93,6 +93,7 @@ class Audit:
     instructions: Counter[Reason] = field(default_factory=Counter)
     functions: int = 0
     broken: list[str] = field(default_factory=list)  # functions whose tables cannot be right
+    interrupted: bool = False  # by a Ctrl-C: the functions that follow are not in it
 
     def add(self, other: Audit) -> None:
         """Takes in the results of other functions."""
@@ -109,7 +110,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """The document of `pushcall audit --json`."""
-        return {
+        document: dict[str, Any] = {
             "schema": "pushcall.audit/1",
             "findings": [finding.to_json() for finding in self.findings],
             "totals": {
@@ -129,6 +130,9 @@ class Audit:
             },
             "errors": self.broken,
         }
+        if self.interrupted:
+            document["interrupted"] = True
+        return document
 
 
 def sorted_counts(keys: Iterable[Any]) -> list[tuple[Any, int]]:
@@ -300,7 +304,7 @@ def audit(
     """Audits a binary, worst finding first. UsageError for what is no Go binary.
 
     `report` is told the number of functions done. With `jobs` above 1 that many processes work,
-    each with its own mapping of the file.
+    each with its own mapping of the file. A Ctrl-C ends it with what is known.
     """
     binary = open_binary(path, version)
     chunks = [
@@ -309,11 +313,14 @@ def audit(
     ]
     result = Audit()
     with _without_gc():
-        for part, (_, done) in zip(
-            _parts(binary, chunks, package, include_runtime, jobs), chunks, strict=True
-        ):
-            result.add(part)
-            report(done)
+        try:
+            for part, (_, done) in zip(
+                _parts(binary, chunks, package, include_runtime, jobs), chunks, strict=True
+            ):
+                result.add(part)
+                report(done)
+        except KeyboardInterrupt:
+            result.interrupted = True
     result.findings.sort(key=lambda finding: finding.badness)
     return result
 
@@ -341,8 +348,8 @@ def _parts(
         yield from map(Work(binary, package, include_runtime).chunk, chunks)
         return
     arguments = (binary.path, binary.version, package, include_runtime)
-    with ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=arguments) as pool:
-        yield from pool.map(_worker_chunk, chunks)
+    with worker_processes(jobs, _start_worker, *arguments) as executor:
+        yield from executor.map(_worker_chunk, chunks)
 
 
 class Work:
@@ -404,6 +411,8 @@ def lines(result: Audit, limit: int | None = None) -> Iterator[str]:
     """The report as lines for show()."""
     total = len(result.findings)
     what = "loop" if total == 1 else "loops"
+    if result.interrupted:
+        yield f"! interrupted: {result.functions:,} functions were audited"
     yield f"# {total} {what} that asynchronous preemption cannot stop"
     for finding in itertools.islice(result.findings, limit):
         first, last = finding.lines

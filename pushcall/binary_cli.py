@@ -196,10 +196,13 @@ def audit(
     if other is not None:
         open_binary(other, go_version(go)).close()  # before minutes are spent on the new build
     result = audited(file)
-    if package is not None and not result.functions:
+    if package is not None and not result.functions and not result.interrupted:
         raise no_package(open_binary(file, go_version(go)), package)
     if other is not None:
-        result.findings = auditing.diff(audited(other), result)
+        before = result if result.interrupted else audited(other)
+        if before.interrupted:
+            raise KeyboardInterrupt  # of a difference, a part says nothing
+        result.findings = auditing.diff(before, result)
     if sarif is not None:
         document = json.dumps(to_sarif(file, result.findings), indent=1)
         try:
@@ -210,5 +213,7 @@ def audit(
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         show(auditing.lines(result, limit))
+    if result.interrupted:
+        return 130
     kinds = {finding.kind.value for finding in result.findings}
     return int(bool(kinds) if "any" in fail_on else bool(kinds & set(fail_on)))

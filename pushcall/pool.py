@@ -6,12 +6,11 @@ the program: what comes out is the same.
 
 from __future__ import annotations
 
-import signal
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Any
 
+from pushcall.processes import worker_processes
 from pushcall.usage import UsageError
 from pushcall.worker import worker_for
 
@@ -74,23 +73,8 @@ def _ready(config: Config) -> None:
 @contextmanager
 def processes(jobs: int, config: Config) -> Iterator[Shared]:
     """A pool of so many processes, which end with the context, whatever they are doing then."""
-    before = set(active_children())
-    # Spawned: a fork would share the guests' memory, which is mapped shared.
-    executor = ProcessPoolExecutor(jobs, get_context("spawn"))
-    # They inherit what is blocked: a Ctrl-C is for this process, which ends them.
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for _ in range(jobs):
-            executor.submit(_ready, config)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-    try:
+    with worker_processes(jobs, _ready, config) as executor:
         yield Shared(executor, config)
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for child in set(active_children()) - before:
-            child.terminate()
-            child.join()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
-from pushcall.audit import Finding, audit, diff
+from pushcall.audit import Finding, audit, diff, lines
 from pushcall.binary_cli import audit as audit_command
 from pushcall.control_flow import Kind, components, decode, scan, suspects
 from pushcall.sarif import to_sarif
@@ -166,6 +166,19 @@ def test_diff_reports_what_became_worse(tmp_path: Path) -> None:
 def test_jobs_change_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, assembly("a.f", "l: dec rcx; jnz l; ret"), compiled("a.g", "ret", 1))
     assert audit(path, jobs=2).to_json() == audit(path).to_json()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_ctrl_c_ends_an_audit_with_what_is_known(tmp_path: Path, jobs: int) -> None:
+    path = write(tmp_path, assembly("a.f", "l: dec rcx; jnz l; ret"))
+
+    def ctrl_c(_: int) -> None:
+        raise KeyboardInterrupt
+
+    result = audit(path, jobs=jobs, report=ctrl_c)
+    assert result.to_json()["interrupted"] is True
+    assert [finding.function for finding in result.findings] == ["a.f"]
+    assert next(lines(result)) == f"! interrupted: {result.functions} functions were audited"
 
 
 def test_the_command_fails_only_on_what_it_is_told(tmp_path: Path) -> None:
