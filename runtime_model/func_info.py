@@ -116,6 +116,11 @@ class GoFunc:
             self._words = self.table.words(self.offset, self._fields[7], self._fields[12])
         return self._words
 
+    @property
+    def funcMaxSPDelta(self) -> int:
+        """How far SP lies below its value at the entry at most, in bytes."""
+        return max(self._pcvalues(self._fields[4]).values, default=0) if self._fields[4] else 0
+
     def pcdata_offset(self, number: int) -> int:
         """Where the PCDATA table of that number begins in pctab; 0 where there is none."""
         return self.words[number] if number < self._fields[7] else 0

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtime_model.runtime2 import G
 
 stackForceMove: Final = 0xFFFF_FFFF_FFFF_FEED  # -275: move to a stack of the same size
+stackFork: Final = 0xFFFF_FFFF_FFFF_FB2E  # -1234: between fork and exec no stack may grow
 
 
 class StackOverflow(Throw):
@@ -54,6 +55,8 @@ def newstack(rt: Runtime) -> int:
     """
     mp = rt.m(rt.getg().m)
     gp = rt.g(mp.curg)
+    if rt.g(mp.morebuf_g).stackguard0 == stackFork:
+        raise Throw("stack growth after fork", rt.tid)
     if mp.morebuf_g != gp.address:
         raise Throw("runtime: wrong goroutine in newstack", rt.tid)
     if gp.throwsplit:
@@ -72,6 +75,8 @@ def newstack(rt: Runtime) -> int:
         checked("not now")
         gp.stackguard0 = gp.stack_lo + rt.stackGuard
         return rt.gogo(gp)
+    if gp.stack_lo == 0:
+        raise Throw("missing stack in newstack", rt.tid)
     if gp.sched_sp - PtrSize < gp.stack_lo:
         raise Throw(
             "runtime: split stack overflow",
@@ -79,6 +84,8 @@ def newstack(rt: Runtime) -> int:
             f"split stack overflow: {gp.sched_sp - PtrSize:#x} < {gp.stack_lo:#x}",
         )
     if preempt:
+        if gp.address == mp.g0:
+            raise Throw("runtime: preempt g0", rt.tid)
         checked("preemptPark" if rt.version.asynchronous and gp.preemptStop else "gopreempt_m")
         return _preempt(rt, gp)
     newsize = _newsize(rt, gp, stackguard0)

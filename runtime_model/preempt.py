@@ -156,6 +156,6 @@ def isAsyncSafePoint(rt: Runtime, gp: G, pc: int, sp: int) -> Verdict:
     refusal = canPreemptM(rt, mp)
     if refusal is not None:
         return Verdict(False, refusal)
-    if sp < gp.stack_lo or sp - gp.stack_lo < rt.asyncPreemptStack:
+    if sp < gp.stack_lo + rt.asyncPreemptStack:
         return Verdict(False, Reason.NO_STACK)
     return static_verdict(rt.functions, pc, rt.version)
