@@ -20,7 +20,7 @@ FILES: Final = (
     "emulator/dead_stack.py",
     "emulator/frame_recorder.py",
     "emulator/hooks.py",
-    "emulator/native_cpu.py",
+    "emulator/host_cpuid.py",
     "emulator/record_hooks.py",
     "pushcall/batch_hooks.py",
 )

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "emulator"))
 
 from cpu_differential import Differential
 
+from emulator.fenced_child import FencedChild
+from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Memory
-from emulator.native_cpu import NativeCpu, NativeUnavailableError
 
 STEPS = int(os.environ.get("PUSHCALL_TRUTH_STEPS", "2000000"))
 SEED = int(os.environ.get("PUSHCALL_TRUTH_SEED", "1"))
@@ -44,7 +45,7 @@ def shard(seed: int, steps: int) -> tuple[int, list[str], Counter[str], list[str
 
 def test_every_instruction_does_what_the_processor_does() -> None:
     try:
-        NativeCpu(Memory()).close()
+        FencedChild(Memory()).close()
     except NativeUnavailableError as error:
         pytest.skip(f"the real processor cannot be stepped: {error}")
     seeds = range(SEED, SEED + -(-STEPS // SHARD))

@@ -17,9 +17,9 @@ from emulator import extended
 from emulator.cpu import StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import FaultKind
+from emulator.fenced_child import FencedChild
 from emulator.hooks import host_address
 from emulator.memory import Memory, Prot
-from emulator.native_cpu import NativeCpu
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, SIZE, ST, XMM, Flags, Registers
 from emulator.unicorn_cpu import UnicornCpu
 
@@ -43,7 +43,6 @@ FLOATS = (
     1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), 2.0**31, -(2.0**31) - 1,
     2.0**63, -(2.0**63), 1e20, 0.1, 123456.789,
 )  # fmt: skip
-SIGSEGV = 11
 MXCSR_FLAGS = 0x3F
 RF = int(Flags.RF)
 FSW_FLAGS = 0x82FF  # B, C1, ES, SF and the exception flags
@@ -116,7 +115,7 @@ class Differential:
             memory.map("constants", DATA - 0x1000, 0x1000, Prot.READ)
             memory.map("data", DATA, 0x1000, Prot.RW)
         self.engine = UnicornCpu(self.memories[0])
-        self.native = NativeCpu(self.memories[1], wide="avx" in self.groups)
+        self.native = FencedChild(self.memories[1])
         self.forms = {
             group: [
                 form
@@ -268,7 +267,8 @@ class Differential:
         if stop.fault is not None and stop.fault.kind is FaultKind.REFUSED:
             self.refused[stop.fault.detail.split()[0]] += 1
             return self.skip(before)
-        signal = self.native.step()
+        halt = self.native.step()
+        signal = halt.signo
         theirs = Registers(_BLANK)
         self.native.save(theirs)
         self.steps += 1
@@ -282,10 +282,8 @@ class Differential:
         what = ""
         if mine != signal:
             what = f"engine {stop}, processor signal {signal}"
-        elif signal == SIGSEGV and stop.fault is not None and stop.fault.address is not None:
-            address = self.native.fault_address()
-            if stop.fault.address != address:
-                what = f"engine {stop}, processor's fault at {address:#x}"
+        elif stop.fault and stop.fault.address is not None and stop.fault.address != halt.address:
+            what = f"engine {stop}, processor's fault at {halt.address:#x}"
         undefined = undefined_flags(instruction, before["RCX"] & 0xFF)
         if undefined:
             kept = theirs["RFLAGS"] & undefined

@@ -15,10 +15,10 @@ from test_linux_host_frame import build_like as build_without
 from test_linux_host_frame import host as host  # noqa: PLC0414  # a fixture
 
 from emulator import extended
+from emulator.host_cpuid import cpuid
 from emulator.linux import fpstate, signal_frame
 from emulator.linux.signal_abi import SaFlags, SigAction
 from emulator.memory import Memory, Prot
-from emulator.native_cpu import cpuid
 
 if TYPE_CHECKING:
     from test_linux_host_frame import Host
