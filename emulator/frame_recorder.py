@@ -50,6 +50,7 @@ class Word(IntEnum):
     SHARE = 16  # so many
     OF = 17  # of so many boundaries are taken
     SUM = 18
+    EXTENDED = 19  # address of the image of what AVX adds, or 0
 
 
 FRAME_TEXT: Final = """
@@ -84,6 +85,8 @@ FRAME_TEXT: Final = """
         mov     rax, [rbx + 72]             ; INDEX
         dec     rax
         mov     [rdx + 584], rax
+        mov     rcx, [rbx + 152]            ; EXTENDED
+        mov     [rdx + 592], rcx
         mov     r8, [rbx + 120]             ; POISON
         mov     rcx, 0x9e3779b97f4a7c15     ; GOLDEN
         imul    rcx, rax
@@ -127,7 +130,7 @@ FRAME_TEXT: Final = """
         mov     ecx, 62
     window:
         mov     [rdx + 568], rcx
-        lea     rdi, [rdx + 592]
+        lea     rdi, [rdx + 608]
         mov     rsi, r10
         add     rsi, [rbx + 104]            ; DELTA
         rep     movsq
@@ -143,7 +146,7 @@ FRAME_TEXT: Final = """
         mov     [rax], rdx
         add     qword ptr [rbx + 80], 8     ; LISTS
     done:
-        add     qword ptr [rbx + 40], 1088  ; NEXT
+        add     qword ptr [rbx + 40], 1104  ; NEXT
     out:
         pop     rbx
         ret
@@ -156,15 +159,16 @@ FRAME_TEXT: Final = """
         jmp     done
 """
 FRAME_CODE: Final = bytes.fromhex(
-    "53488b99a80000004889f0482b4338483b43400f834701000048ff4348488b93900000004803938000000048"
-    "899390000000482b93880000000f8221010000488993900000005056488b7308488b5310488b4b18ff532041"
+    "53488b99a80000004889f0482b4338483b43400f835501000048ff4348488b93900000004803938000000048"
+    "899390000000482b93880000000f822f010000488993900000005056488b7308488b5310488b4b18ff532041"
     "584159488b334c8986800000004c8b5620488b53284889d7b946000000f348a5488b434848ffc84889824802"
-    "00004c8b437848b9157c4a7fb979379e480fafc84885c9790349f7d066490f6ec0660f6cc0660fefd231c0f3"
-    "0f6f0c02660f76c8660febd183c0103d800000007505b8300100003d3002000075dd660fd7c285c0741741ff"
-    "c0450fb6c048b801010101010101014c0fafc0ebaf4c8982400200004c3b53587264488b4b604c29d1765b48"
-    "c1e9034883f93e7605b93e00000048898a38020000488dba500200004c89d648037368f348a549c1e1044c03"
-    "4b30498b014889823002000049891149ff41084885c0750c488b435048891048834350084881432840040000"
-    "5bc348c782300200000000000048c7823802000000000000488b43704889104883437008ebd2"
+    "0000488b8b9800000048898a500200004c8b437848b9157c4a7fb979379e480fafc84885c9790349f7d06649"
+    "0f6ec0660f6cc0660fefd231c0f30f6f0c02660f76c8660febd183c0103d800000007505b8300100003d3002"
+    "000075dd660fd7c285c0741741ffc0450fb6c048b801010101010101014c0fafc0ebaf4c8982400200004c3b"
+    "53587264488b4b604c29d1765b48c1e9034883f93e7605b93e00000048898a38020000488dba600200004c89"
+    "d648037368f348a549c1e1044c034b30498b014889823002000049891149ff41084885c0750c488b43504889"
+    "10488343500848814328500400005bc348c782300200000000000048c7823802000000000000488b43704889"
+    "104883437008ebd2"
 )
 
 _RIP: Final = LAYOUT["RIP"][0]
@@ -176,7 +180,7 @@ class FrameRecorder:
 
     `stack` is the range of addresses from which windows are copied; a boundary whose RSP is not
     within, or less than `room` bytes above its start, is recorded without one and not linked; nor
-    is one at which AVX registers are in use.
+    is one at which AVX registers are in use, if `frames` has no room for their image.
     `share` says how many of how many boundaries are taken. The buffer must be emptied by `take`
     before `frames.count` boundaries have been recorded.
     """
@@ -211,6 +215,7 @@ class FrameRecorder:
         block[Word.DELTA] = (host_address(view) + offset - low) % 2**64
         block[Word.POISON] = int.from_bytes(bytes([POISONS[0]]) * 8, "little")
         block[Word.SHARE], block[Word.OF] = share
+        self._state = b""
         self._empty()
         machine = machine_code_hooks({"FRAME": FRAME_CODE}) if cpu.counting != "python" else None
         if machine is not None:
@@ -263,6 +268,12 @@ class FrameRecorder:
         self._empty()
         return lists, odd
 
+    def release(self) -> None:
+        """What was taken is of no use any more."""
+        if self.frames.images is not None:
+            self.frames.images.clear()
+            self.note_extended(self._state)
+
     # What a processor asks of what records it.
 
     @property
@@ -303,8 +314,12 @@ class FrameRecorder:
         self._on_instruction(engine, address, 0, 0)
 
     def note_extended(self, state: bytes) -> None:
-        """A frame has no room for what AVX adds: it is not linked then."""
-        self._block[Word.LOWEST] = _NOWHERE if state else self._lowest
+        """Without an image of what AVX adds a frame is not linked."""
+        images = self.frames.images
+        self._state = state
+        image = images.place(state) if images is not None else None if state else 0
+        self._block[Word.LOWEST] = _NOWHERE if image is None else self._lowest
+        self._block[Word.EXTENDED] = image or 0
 
     def note_store(self, address: int, size: int) -> None:
         """Stores are not recorded."""
@@ -331,7 +346,8 @@ class FrameRecorder:
         window = self._memory.read(rsp, (block[Word.HIGH] - rsp) & -8) if linked else b""
         content = bytes(registers)
         slot = (place - frames.base) // FRAME
-        frames.put(slot, index, content, window, poison(index, content))
+        extended = block[Word.EXTENDED]
+        frames.put(slot, index, content, window, poison(index, content), extended)
         if not linked:
             self._odd[(block[Word.ODD] - host_address(self._odd.cast("B"))) // 8] = place
             block[Word.ODD] += 8

@@ -18,17 +18,20 @@ from emulator.registers import LAYOUT, SIZE, Registers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from emulator.extended_images import Images
+
 # A frame: a register block, then
 NEXT: Final = SIZE  # host address of the next frame, 0 for none
 WORDS: Final = SIZE + 8  # number of words in its stack window
 POISON: Final = SIZE + 16  # eight bytes for memory that may be overwritten at this boundary
 INDEX: Final = SIZE + 24  # of the boundary
-WINDOW: Final = SIZE + 32  # the stack from RSP upwards
+EXTENDED: Final = SIZE + 32  # host address of the image of what AVX adds, 0 where that is unused
+WINDOW: Final = SIZE + 48  # the stack from RSP upwards
 WINDOW_WORDS: Final = 62
 FRAME: Final = WINDOW + 8 * WINDOW_WORDS
 
 _RIP: Final = LAYOUT["RIP"][0]
-_TAIL: Final = struct.Struct("<QQ8sQ")  # NEXT, WORDS, POISON, INDEX
+_TAIL: Final = struct.Struct("<QQ8sQQ")  # NEXT, WORDS, POISON, INDEX, EXTENDED
 
 POISONS: Final = (0xDB, 0x24)  # complements of each other
 GOLDEN: Final = 0x9E37_79B9_7F4A_7C15  # 2**64 by the golden ratio: its multiples are all over
@@ -62,11 +65,13 @@ class FrameList:
 
 
 class Frames:
-    """Room for frames."""
+    """Room for frames; with `images` also for those at which AVX registers are in use."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, images: Images | None = None) -> None:
         self.count = count
-        self.view = memoryview(mmap.mmap(-1, count * FRAME))
+        self.images = images
+        self.host = mmap.mmap(-1, count * FRAME)  # others may map it, too
+        self.view = memoryview(self.host)
         self.base = host_address(self.view)
 
     def address(self, slot: int) -> int:
@@ -74,13 +79,19 @@ class Frames:
         return self.base + slot * FRAME
 
     def put(
-        self, slot: int, index: int, registers: bytes | bytearray, window: bytes, poison: bytes
+        self,
+        slot: int,
+        index: int,
+        registers: bytes | bytearray,
+        window: bytes,
+        poison: bytes,
+        extended: int = 0,
     ) -> None:
-        """Fills a frame: a boundary's number, registers and the stack from RSP up."""
+        """Fills a frame: a boundary's number, registers, the stack from RSP up, and an image."""
         start = slot * FRAME
         used = min(len(window) // 8, WINDOW_WORDS)
         self.view[start : start + SIZE] = registers
-        _TAIL.pack_into(self.view, start + NEXT, 0, used, 8 * poison, index)
+        _TAIL.pack_into(self.view, start + NEXT, 0, used, 8 * poison, index, extended)
         self.view[start + WINDOW : start + WINDOW + 8 * used] = window[: 8 * used]
 
     def link(self, address: int, following: int) -> None:
@@ -119,7 +130,9 @@ class Frames:
     def registers(self, address: int) -> Registers:
         """The boundary's registers."""
         start = address - self.base
-        return Registers(bytes(self.view[start : start + SIZE]))
+        image: int = struct.unpack_from("<Q", self.view, start + EXTENDED)[0]
+        state = self.images.state(image) if image and self.images is not None else b""
+        return Registers(bytes(self.view[start : start + SIZE]), state)
 
     def window(self, address: int) -> bytes:
         """The part of the stack that was recorded, from RSP up."""

@@ -103,16 +103,31 @@ class Memory:
         """Maps zeroed memory; start and size must be page-aligned and overlap nothing."""
         if start % PAGE or size % PAGE or size <= 0:
             raise ValueError(f"{name}: {start:#x}+{size:#x} is not page-aligned")
+        index = self._free(name, start, size)
+        host = mmap.mmap(-1, size, flags=PRIVATE if private else _SHARED)
+        return self._insert(
+            index, Region(name, start, size, prot, memoryview(host), host, private=private)
+        )
+
+    def adopt(self, name: str, start: int, host: mmap.mmap, prot: Prot) -> Region:
+        """Maps host memory that is there already, and shared with whoever has it."""
+        size = -(-len(host) // PAGE) * PAGE
+        index = self._free(name, start, size)
+        return self._insert(index, Region(name, start, size, prot, memoryview(host), host))
+
+    def _free(self, name: str, start: int, size: int) -> int:
+        """Where a region that overlaps nothing comes among the others; raises ValueError."""
         index = bisect.bisect_left(self._starts, start)
         before = self.regions[index - 1] if index else None
         after = self.regions[index] if index < len(self.regions) else None
         for other in (before, after):
             if other is not None and start < other.end and other.start < start + size:
                 raise ValueError(f"{name}: {start:#x}+{size:#x} overlaps {other.name}")
-        host = mmap.mmap(-1, size, flags=PRIVATE if private else _SHARED)
-        region = Region(name, start, size, prot, memoryview(host), host, private=private)
+        return index
+
+    def _insert(self, index: int, region: Region) -> Region:
         self.regions.insert(index, region)
-        self._starts.insert(index, start)
+        self._starts.insert(index, region.start)
         if self.journal is not None:
             self.journal.mapped(region)
         return region

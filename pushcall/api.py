@@ -43,6 +43,7 @@ class ProgramOptions(TypedDict, total=False):
     entry: str  # function that goroutines start in
     trampoline: str | Path  # path or text with an asyncPreempt of one's own
     trampoline_syntax: str  # "go", "intel", "att"
+    engine: str  # "unicorn" or "native"
     cpu: str  # asyncPreempt of GOEXPERIMENT=simd on "sse", "avx", "avx2" or "avx512"
     defines: Mapping[str, str | int]  # macros
     syntax: str  # of the source: "go", "intel", "att"
@@ -82,6 +83,7 @@ def program(
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
         trampoline_syntax=given.get("trampoline_syntax", "go"),
         cpu=given.get("cpu"),
+        engine=given.get("engine", "unicorn"),
     )
     return from_source(_source(source, folder), options)
 

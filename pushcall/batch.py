@@ -24,7 +24,7 @@ from emulator.cpu import StopReason
 from emulator.fault import GuestStopped
 from emulator.hooks import host_address, machine_code_hooks
 from emulator.memory import PAGE, Memory, Prot
-from emulator.registers import GENERAL, SIZE, XMM, Registers
+from emulator.registers import SIZE, Registers
 from emulator.unicorn_cpu import UnicornCpu
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, Word, python_steps
 from runtime_model.assembly import assemble_batch
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from asm.image import Image
     from asm.source import Source
     from emulator.frames import FrameList, Frames
+    from emulator.native_free import FreeCpu
     from runtime_model.runtime import Runtime
     from runtime_model.trampoline import Trampoline
 
@@ -50,8 +51,8 @@ CHUNK: Final = 20 * RUN  # that are run before a look at whether frames come and
 STRAYS: Final = 16  # frames that never come to their landing, before a pass is given up
 DEAD_STACK: Final = 1024  # bytes below RSP that a batch overwrites, at least
 
-_COMPARED: Final = frozenset({*GENERAL, "RIP", "RFLAGS", "MXCSR", *XMM})
 _X87: Final = ("FCW", "FSW", "FTW", *(f"ST{i}" for i in range(8)))
+_UNCOMPARED: Final = frozenset({*_X87, "FS_BASE", "GS_BASE"})  # of each landing
 _HOOKED: Final = {
     "judge": "batch.judge",
     "next": "batch.next",
@@ -76,16 +77,15 @@ class Attempt:
 class Batch:
     """The processor that tries frames, for the trampoline of a booted runtime."""
 
+    code_writable = Prot.NONE  # or WRITE, where it catches what lands by itself
+    base_word: Final = int.from_bytes(8 * POISON, "little")
+
     def __init__(self, rt: Runtime, trampoline: Trampoline | Source | None, frames: Frames) -> None:
         self.rt = rt
         self.frames = frames
         self.dead = max(DEAD_STACK, -(-rt.asyncPreemptStack // 64) * 64)
-        image = assemble_batch(
-            rt.version, rt.layout, {"batch.done": DONE, "batch.lost": LOST}, trampoline
-        )
+        image = self._assembled(trampoline)
         self.memory = Memory()
-        self.cpu = UnicornCpu(self.memory, counting=_counting(rt))
-        self.cpu.add_gates(DONE, LOST + 16)
         self._unchanging: list[memoryview] = []  # regions that no preemption may change
         self._own: list[tuple[memoryview, bytes]] = []  # the trampoline's, and ours
         for segment in image.segments:
@@ -110,24 +110,49 @@ class Batch:
             (s.address, -(-len(s.data) // PAGE) * PAGE) for s in rt.user.segments if s.executable
         ]
         for address, size in self.code:
-            self._map("snippet", address, NO_INSTRUCTION * size, Prot.READ, executable=True)
+            prot = Prot.READ | self.code_writable
+            view = self._map("snippet", address, NO_INSTRUCTION * size, prot, executable=True)
+            if self.code_writable:
+                self._unchanging.append(view)
         for segment in rt.user.segments:
             if segment.data and not segment.executable:
                 prot = Prot.RW if segment.writable else Prot.READ
                 self._unchanging.append(
                     self._map(segment.name, segment.address, segment.data, prot)
                 )
-        self._state = _address(image, "batch.state")
-        self._next = _address(image, "batch.next")
-        self._start = _address(image, "batch.start")
-        self._landed = _address(image, "batch.landed")
-        self._scratch_stack = _address(image, "batch.stack") + 64
+        self._state = symbol_address(image, "batch.state")
+        self._next = symbol_address(image, "batch.next")
+        self._start = symbol_address(image, "batch.start")
+        self._landed = symbol_address(image, "batch.landed")
+        self._scratch_stack = symbol_address(image, "batch.stack") + 64
         self._caught: tuple[int, ...] = ()
-        self._words = memoryview(mmap.mmap(-1, PAGE)).cast("Q")
+        self._words = self._block()
         self._prepare_words(image)
         self._prepare_p()
-        self._hook(image)
+        self.cpu = self._processor(image)
         self._base = self._content()
+
+    # What another processor than Unicorn does in another way (native_batch.py).
+
+    def _assembled(self, trampoline: Trampoline | Source | None) -> Image:
+        rt = self.rt
+        gates = {"batch.done": DONE, "batch.lost": LOST}
+        return assemble_batch(rt.version, rt.layout, gates, trampoline)
+
+    def _block(self) -> memoryview[int]:
+        """The words that the steps work on."""
+        return memoryview(mmap.mmap(-1, PAGE)).cast("Q")
+
+    def _processor(self, image: Image) -> UnicornCpu | FreeCpu:
+        cpu = UnicornCpu(self.memory, counting=_counting(self.rt))
+        cpu.add_gates(DONE, LOST + 16)
+        self._hook(cpu, image)
+        return cpu
+
+    def _place(self, address: int) -> int:
+        """Where the steps find the guest's memory."""
+        view, offset = self.memory.locate(address, 1)
+        return host_address(view) + offset
 
     def _map(
         self, name: str, address: int, data: bytes, prot: Prot, executable: bool = False
@@ -137,22 +162,17 @@ class Batch:
             name, address, size, prot | (Prot.EXEC if executable else Prot.NONE)
         )
         region.view[: len(data)] = data
-        self.cpu.attach(region)
         return region.view
-
-    def _host(self, address: int) -> int:
-        view, offset = self.memory.locate(address, 1)
-        return host_address(view) + offset
 
     def _prepare_words(self, image: Image) -> None:
         words = self._words
-        words[Word.STATE] = self._host(self._state)
-        words[Word.LOAD] = self._host(_address(image, "batch.load"))
-        words[Word.OPPOSITE] = self._host(_address(image, "batch.opposite"))
-        words[Word.VERDICT] = self._host(_address(image, "batch.verdict"))
-        words[Word.DELTA] = (self._host(self._stack) - self._stack) % 2**64
+        words[Word.STATE] = self._place(self._state)
+        words[Word.LOAD] = self._place(symbol_address(image, "batch.load"))
+        words[Word.OPPOSITE] = self._place(symbol_address(image, "batch.opposite"))
+        words[Word.VERDICT] = self._place(symbol_address(image, "batch.verdict"))
+        words[Word.DELTA] = (self._place(self._stack) - self._stack) % 2**64
         words[Word.DEAD] = self.dead // 8
-        words[Word.BASE] = int.from_bytes(8 * POISON, "little")
+        words[Word.BASE] = self.base_word
 
     def _prepare_p(self) -> None:
         """The P that the trampoline finds from g has a cached block, and poison in scratch."""
@@ -165,13 +185,13 @@ class Batch:
         self.memory.put_u64(pp.field_address("xRegs.cache"), CACHE)
         scratch = pp.field_address("xRegs.scratch")
         self.memory.write(scratch, POISON * size)
-        self._words[Word.SCRATCH] = self._host(scratch)
-        self._words[Word.CACHE] = self._host(CACHE)
+        self._words[Word.SCRATCH] = self._place(scratch)
+        self._words[Word.CACHE] = self._place(CACHE)
         self._words[Word.AREA] = size // 8
 
-    def _hook(self, image: Image) -> None:
+    def _hook(self, cpu: UnicornCpu, image: Image) -> None:
         """Has the host step in where batch_amd64.s says so."""
-        machine = machine_code_hooks({"STEP": STEP}) if self.cpu.counting != "python" else None
+        machine = machine_code_hooks({"STEP": STEP}) if cpu.counting != "python" else None
         if machine is not None:
             self._kept: object = machine[0]
             steps = {name: machine[1]["STEP"] + offset for name, offset in ENTRIES.items()}
@@ -187,7 +207,7 @@ class Batch:
             }
         block = host_address(self._words.cast("B"))
         for name, symbol in _HOOKED.items():
-            self.cpu.call_before(_address(image, symbol), steps[name], block)
+            cpu.call_before(symbol_address(image, symbol), steps[name], block)
 
     def _content(self) -> list[bytes]:
         return [bytes(view) for view in self._unchanging]
@@ -215,7 +235,7 @@ class Batch:
                 attempt.unjudged.update(map(self.frames.index, self.frames.walk(frames)))
                 continue
             for group in groups:
-                if group[-1].pc + CALL_SIZE <= frames.pc:
+                if self._apart(group[-1].pc, frames.pc):
                     group.append(frames)
                     break
             else:
@@ -224,6 +244,10 @@ class Batch:
 
     def _room(self, pc: int) -> bool:
         return any(start <= pc <= start + size - CALL_SIZE for start, size in self.code)
+
+    def _apart(self, one: int, other: int) -> bool:
+        """Whether what lands at these PCs, the lower one first, can be caught in the same pass."""
+        return one + CALL_SIZE <= other
 
     def _pass(self, group: list[FrameList], attempt: Attempt) -> bool:
         """Tries a group; if memory or x87 changed, nothing is noted and the answer is False."""
@@ -236,6 +260,7 @@ class Batch:
         x87 = [registers[name] for name in _X87]
         registers["RIP"], registers["RSP"] = self._start, self._scratch_stack
         registers["RFLAGS"] = Registers()["RFLAGS"]
+        registers.extended = b""
         self.cpu.load(registers)
         found = Attempt()
         ended = self._run(registers, found)
@@ -309,7 +334,7 @@ class Batch:
     def _losses(self, address: int) -> list[Loss]:
         """What the landing differs in: the state that batch·landed stored, and the window."""
         frame = self.frames.registers(address)
-        state = Registers(self.memory.read(self._state, SIZE))
+        state = Registers(self.memory.read(self._state, SIZE), self._extended(frame))
         rsp = frame["RSP"]
         if state["RSP"] != rsp:
             return [Loss(register="RSP", before=rsp, after=state["RSP"])]
@@ -317,10 +342,14 @@ class Batch:
         losses = [
             Loss(register=name, before=frame[name], after=state[name])
             for name in frame.diff(state)
-            if name in _COMPARED
+            if name not in _UNCOMPARED
         ]
         before = self.frames.window(address)
         return losses + memory_losses(rsp, before, self.memory.read(rsp, len(before)))
+
+    def _extended(self, frame: Registers) -> bytes:  # noqa: ARG002  # of use to others
+        """What AVX adds to the state of the landing that is a loss."""
+        return b""
 
     def _reset(self) -> None:
         for view, data in zip(self._unchanging, self._base, strict=True):
@@ -332,7 +361,8 @@ def _counting(rt: Runtime) -> str | None:
     return getattr(rt.machine.cpu, "counting", None)
 
 
-def _address(image: Image, name: str) -> int:
+def symbol_address(image: Image, name: str) -> int:
+    """The address of a symbol that is there."""
     address = image.address(name)
     assert address is not None, name
     return address

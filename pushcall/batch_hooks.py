@@ -40,6 +40,12 @@ class Word(IntEnum):
     CHANGED = 11  # whether the stack was not as it should have been before a frame came into it
     LAST_RSP = 12  # of the last frame for which that was looked at
     LAST_WORDS = 13
+    # Of batch_native_amd64.s:
+    CAUGHT = 14  # where the snippet's code has a CALL
+    FEATURES = 15  # components of the extended state, as bits of XCR0
+    LAST_EXTENDED = 16  # the image that was loaded last, or 0
+    INITIAL = 17  # addresses of the image of the initial state,
+    LANDED = 18  # and of the area that the landing's is stored in
 
 
 class Verdict(IntEnum):
@@ -87,7 +93,7 @@ STEP_TEXT: Final = """
         jne     lost
         mov     rdi, [r10 + 32]             ; DELTA
         add     rdi, r11
-        lea     rsi, [r8 + 592]
+        lea     rsi, [r8 + 608]
         mov     rcx, [r8 + 568]             ; WORDS
         cmp     eax, eax
         repe    cmpsq
@@ -165,7 +171,7 @@ STEP_TEXT: Final = """
         sub     rdi, rdx
         mov     rax, [r8 + 576]             ; POISON
         rep     stosq
-        lea     rsi, [r8 + 592]
+        lea     rsi, [r8 + 608]
         mov     rcx, [r8 + 568]             ; WORDS
         rep     movsq
         mov     rdi, [r10 + 64]             ; SCRATCH
@@ -195,13 +201,13 @@ STEP: Final = bytes.fromhex(
     "4989ca4c8b014c8b49084d8b582049834120084d3b59200f8583000000488b41204a8b4418f84883e8054989"
     "8180000000660fefc031c0f3410f6f0c00f3410f6f1401660fefca660febc183c0103d900000007505b83001"
     "00003d3002000075d6660fefc9660f74c1660fd7c03dffff0000752c418b80a0000000413b81a0000000751c"
-    "498b7a204c01df498db050020000498b883802000039c0f348a77416498b423048c70001000000c34989ca4c"
+    "498b7a204c01df498db060020000498b883802000039c0f348a77416498b423048c70001000000c34989ca4c"
     "8b014d8b5820498b4a28488d14cd00000000498b7a204c01df4829d749038838020000498b4238f348ab498b"
     "7a40498b4a50f348ab4d8b80300200004d89024d85c00f84dc000000eb064989ca4c8b014d8b5820498b8838"
     "0200004d3b5a607506493b4a68742e4d895a6049894a68498b7a284801f948c1e70348f7df4c01df49037a20"
     "498b4238f348af740849c74258010000004c89c6498b7a10b946000000f348a5498b5218660f76c031c0f341"
     "0f6f0c00660fefc8f30f7f0c0283c0103d3002000075e7498b80880000004835d50800004889828800000049"
-    "8b4a28488d14cd00000000498b7a20490378204829d7498b8040020000f348ab498db050020000498b883802"
+    "8b4a28488d14cd00000000498b7a20490378204829d7498b8040020000f348ab498db060020000498b883802"
     "0000f348a5498b7a40498b4a50f348ab498b423048c70000000000c3498b423048c70002000000c34889ca48"
     "8b7240488b7a48488b4a50f348a5488b02488b8040020000488b7a40488b4a50f348abc3"
 )

@@ -108,7 +108,7 @@ class Check:
         self.all_direct = all_direct
         self.budget = budget or BUDGET
         self.points = points
-        self.result = CheckResult(str(config.version), self.worker.twin.machine.cpu.name)
+        self.result = CheckResult(str(config.version), self.worker.engine)
         self._progress = progress
         self._done = self._of = 0
         self._descheduled = 0

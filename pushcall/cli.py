@@ -19,7 +19,7 @@ from pushcall.binary_cli import audit, safepoints
 from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
-from pushcall.snippet_cli import FILE, common, options, scene, timer, timers
+from pushcall.snippet_cli import ENGINE, FILE, common, options, scene, timer, timers
 from pushcall.trace_cli import trace
 
 
@@ -93,6 +93,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 @FILE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @common
+@ENGINE
 @guest
 @click.option("--function", metavar="NAME", help="Of an executable: preempt inside this function.")
 @click.option(
@@ -130,6 +131,10 @@ def check(
     """  # noqa: D301
     from pushcall.usage import UsageError
 
+    native = given["engine"] != "unicorn"
+    if native and (scan or is_elf(file) or dask is not None):
+        other = "--scan" if scan else "--dask" if dask is not None else "an executable"
+        raise UsageError(f"--engine native cannot be used together with {other}")
     if scan and (is_elf(file) or dask or jobs > 1 or points or function or arguments):
         raise UsageError("--scan takes a snippet, and none of the other options of a check")
     if dask is not None and (jobs > 1 or is_elf(file)):
@@ -248,6 +253,7 @@ def main() -> None:
 def _tell(error: Exception) -> None:
     """Prints what a bad input was refused with; raises again what nobody expected."""
     from asm.source import AsmError  # engines: only where something went wrong
+    from emulator.host_cpuid import NativeUnavailableError
     from pushcall.usage import UsageError
     from runtime_model.boot import BadProgramError
     from runtime_model.toolchain import ToolchainError
@@ -255,7 +261,7 @@ def _tell(error: Exception) -> None:
     if isinstance(error, AsmError):
         for diagnostic in error.diagnostics:
             click.echo(str(diagnostic), err=True)
-    elif isinstance(error, (UsageError, BadProgramError, ToolchainError)):
+    elif isinstance(error, (UsageError, BadProgramError, ToolchainError, NativeUnavailableError)):
         click.echo(f"pushcall: {error}", err=True)
     else:
         raise error

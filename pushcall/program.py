@@ -94,6 +94,7 @@ class Options:
     goroot: Path | None = None
     trampoline: Source | None = None
     trampoline_syntax: str = "go"
+    engine: str = "unicorn"  # of runtime_model.boot.ENGINES
     cpu: str | None = None  # of runtime_model.trampoline.CPUS
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
 
@@ -137,6 +138,7 @@ def from_source(source: Source, options: Options) -> Program:
         defines=defines,
         package=package,
         toolchain=toolchain,
+        engine=options.engine,
     )
     asked = options.go or header.get("go", (None,))[-1]
     go = asked or (toolchain.release if toolchain is not None else package.release)

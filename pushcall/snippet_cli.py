@@ -91,6 +91,14 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+ENGINE = click.option(
+    "--engine",
+    type=click.Choice(("unicorn", "native")),
+    default="unicorn",
+    help="The emulator (the default), or this host's own processor.",
+)
+
+
 def timers(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say when preemptions are asked for."""
     for option in reversed(
@@ -137,7 +145,8 @@ def options(given: dict[str, Any], **more: Any) -> Any:
         "trampoline_syntax", "cpu", "package", "goroot",
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
-    return Options(**{name: given[name] for name in names}, trampoline=trampoline, **more)
+    chosen = {"engine": given["engine"]} if "engine" in given else {}
+    return Options(**{n: given[n] for n in names}, trampoline=trampoline, **chosen, **more)
 
 
 def scene(given: dict[str, Any]) -> dict[str, int | None]:

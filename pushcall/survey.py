@@ -60,8 +60,16 @@ class Survey:
     def __init__(self, twin: Side, config: Config, share: tuple[int, int]) -> None:
         self.twin = twin
         self.share = share
-        self.frames = Frames(STRETCH + SLACK)
-        self.batch = Batch(twin.rt, config.trampoline, self.frames)
+        room = STRETCH + SLACK
+        if config.engine == "native":
+            from emulator.extended_images import Images
+            from pushcall.native_batch import NativeBatch
+
+            self.frames = Frames(room, Images(room))
+            self.batch: Batch = NativeBatch(twin.rt, config.trampoline, self.frames)
+        else:
+            self.frames = Frames(room)
+            self.batch = Batch(twin.rt, config.trampoline, self.frames)
         self._verdicts: dict[int, Verdict] = {}
         self._places: dict[int, Place] = {}
 
@@ -136,6 +144,7 @@ class Survey:
         for address in odd:
             self._judge_odd(found, address)
         attempt = self.batch.attempt(tried)
+        recorder.release()
         found.unjudged |= attempt.unjudged
         safe = {each.pc for each in tried}
         mine = [i for i, b in special.items() if b.place.pc in safe and i not in attempt.unjudged]

@@ -57,12 +57,22 @@ class Worker:
             )
         self.config = config
         self._alone = dataclasses.replace(
-            config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
+            config,
+            goroutines=1,
+            policy=Policy(force_preempt_ns=None),
+            budget=None,
+            engine="unicorn",  # it records; what tries the boundaries may be another one
         )
         self._start = start
         self.twin = Side(self._alone, start)
         self._survey: Survey | None = None
         self._begun = False
+
+    @property
+    def engine(self) -> str:
+        """Whose processor it is, as reports quote it."""
+        name = self.twin.machine.cpu.name
+        return f"native, recorded by {name}" if self.config.engine == "native" else name
 
     def _begin(self) -> bool:
         """Brings the twin to the first boundary, once; False if there is none."""

@@ -72,13 +72,19 @@ def assemble_batch(
     layout: Layout,
     gates: Mapping[str, int],
     trampoline: Trampoline | Source | None = None,
+    *,
+    native: bool = False,
 ) -> Image:
-    """The trampoline, and the code that tries recorded boundaries on it (batch_amd64.s)."""
+    """The trampoline, and the code that tries recorded boundaries on it (batch_amd64.s).
+
+    native: batch_native_amd64.s instead, for the real processor.
+    """
+    name = "batch_native_amd64.s" if native else "batch_amd64.s"
 
     def base(entry: int) -> Image:
         known = dict(gates) | {"runtime.asyncPreempt": entry}
         places = (BATCH_TEXT, BATCH_DATA)
-        return _base(("batch_amd64.s",), layout, tuple(known.items()), places)
+        return _base((name,), layout, tuple(known.items()), places)
 
     # The trampoline calls asyncPreempt2 here, and is called: neither's size depends on the other.
     known = exports(base(TRAMPOLINE)) | dict(gates)

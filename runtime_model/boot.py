@@ -58,6 +58,9 @@ class BadProgramError(ValueError):
     """A program, version or number that cannot be run; the message says which and why."""
 
 
+ENGINES: Final = ("unicorn", "native")
+
+
 @dataclass(frozen=True)
 class Config:
     """What to run, and how. `entry` is a linker name; empty: main.main, else the first function."""
@@ -81,6 +84,7 @@ class Config:
     stacks: int = stackpool.STACKS  # where the first goroutine's lies, a page up
     stack_size: int = 2048  # of a new goroutine (fixedStack), a power of two
     max_stack: int = 1_000_000_000  # that none may grow beyond (runtime.main: maxstacksize)
+    engine: str = "unicorn"  # one of ENGINES
     gc: bool = False  # one more P, whose M is a mark worker (mgc.py)
 
 

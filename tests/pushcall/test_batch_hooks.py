@@ -10,12 +10,14 @@ from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 from asm.mkpreempt import stack_text, xregs_text
 from asm.source import Source
 from emulator import counting_cpu, frames
+from emulator.extended_images import Images
 from emulator.frames import Frames
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, Registers
 from pushcall import batch as batches
 from pushcall.api import program
 from pushcall.batch import Attempt, Batch
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
+from pushcall.native_batch import NativeBatch
 from pushcall.side import Side
 from runtime_model.policy import Policy
 
@@ -84,7 +86,7 @@ def test_a_batch_may_be_stopped_anywhere(chunk: int, monkeypatch: pytest.MonkeyP
     assert (len(lost.lost), lost.unjudged) == (100, set())
 
 
-def tried(text: str, go: str, count: int = 6) -> Attempt:
+def tried(text: str, go: str, count: int = 6, *, native: bool = False) -> Attempt:
     """What a batch says of that many frames at two neighbouring PCs."""
     loaded = program(SNIPPET, go=go).config
     config = dataclasses.replace(
@@ -92,7 +94,7 @@ def tried(text: str, go: str, count: int = 6) -> Attempt:
     )
     side = Side(config)
     side.advance(0)
-    room = Frames(count)
+    room = Frames(count, Images(count) if native else None)
     registers, pc = side.registers, side.registers["RIP"]
     rsp = registers["RSP"] - 3000
     for slot in range(count):
@@ -102,6 +104,8 @@ def tried(text: str, go: str, count: int = 6) -> Attempt:
         block["R9"], block["XMM7"] = slot, slot << 100
         window = bytes(range(slot % 6, slot % 6 + 8 * (slot % 6)))
         room.put(slot, 100 + slot, block.block, window, bytes([0x24 + slot % 6]))
+    if native:
+        return NativeBatch(side.rt, config.trampoline, room).attempt(room.listed(count))
     batch = Batch(side.rt, config.trampoline, room)
-    assert batch.cpu.counting == side.machine.cpu.counting  # type: ignore[attr-defined]
+    assert batch.cpu.counting == side.machine.cpu.counting  # type: ignore[union-attr,attr-defined]
     return batch.attempt(room.listed(count))
