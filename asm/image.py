@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 from enum import Enum, Flag
+from typing import Protocol
 
 
 class TextFlag(Flag):
@@ -188,6 +189,23 @@ class Symbol:
     size: int
     flags: TextFlag
     static: bool = False
+
+
+class Code(Protocol):
+    """What can be asked about linked code, wherever it comes from."""
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What is to be loaded."""
+
+    def findfunc(self, pc: int) -> Function | None:
+        """The function whose code holds pc, if one does."""
+
+    def function(self, name: str) -> Function | None:
+        """The function of this linker name, if there is one."""
+
+    def address(self, name: str) -> int | None:
+        """The address of a function or data symbol, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from emulator.memory import PAGE, Memory, Prot
 from emulator.registers import SIZE, Registers
 from emulator.unicorn_cpu import UnicornCpu
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, Word, python_steps
-from runtime_model.assembly import assemble_batch
+from runtime_model.assembly import assemble_batch, exports
+from runtime_model.call import SHIFT
 from runtime_model.events import Loss
 from runtime_model.watch import memory_losses
 
@@ -78,6 +79,7 @@ class Batch:
     """The processor that tries frames, for the trampoline of a booted runtime."""
 
     code_writable = Prot.NONE  # or WRITE, where it catches what lands by itself
+    done = DONE  # the gate behind the last frame
     base_word: Final = int.from_bytes(8 * POISON, "little")
 
     def __init__(self, rt: Runtime, trampoline: Trampoline | Source | None, frames: Frames) -> None:
@@ -114,12 +116,17 @@ class Batch:
             view = self._map("snippet", address, NO_INSTRUCTION * size, prot, executable=True)
             if self.code_writable:
                 self._unchanging.append(view)
+        # In an executable asyncPreempt stands among the code that it interrupts.
+        own = rt.executable
+        self._standing = own.standing(exports(image)) if own is not None else []
+        for address, data in self._standing:
+            self.memory.write(address, data)
         for segment in rt.user.segments:
             if segment.data and not segment.executable:
                 prot = Prot.RW if segment.writable else Prot.READ
-                self._unchanging.append(
-                    self._map(segment.name, segment.address, segment.data, prot)
-                )
+                view = self._map(segment.name, segment.address, segment.data, prot)
+                if segment.writable:
+                    self._unchanging.append(view)
         self._state = symbol_address(image, "batch.state")
         self._next = symbol_address(image, "batch.next")
         self._start = symbol_address(image, "batch.start")
@@ -135,9 +142,13 @@ class Batch:
     # What another processor than Unicorn does in another way (native_batch.py).
 
     def _assembled(self, trampoline: Trampoline | Source | None) -> Image:
-        rt = self.rt
-        gates = {"batch.done": DONE, "batch.lost": LOST}
-        return assemble_batch(rt.version, rt.layout, gates, trampoline)
+        rt, own = self.rt, self.rt.executable
+        if own is None:
+            gates = {"batch.done": DONE, "batch.lost": LOST}
+            return assemble_batch(rt.version, rt.layout, gates, trampoline)
+        self.done = DONE + SHIFT
+        gates = {"batch.done": self.done, "batch.lost": LOST + SHIFT}
+        return assemble_batch(rt.version, rt.layout, gates, own.trampoline, shift=SHIFT)
 
     def _block(self) -> memoryview[int]:
         """The words that the steps work on."""
@@ -145,7 +156,7 @@ class Batch:
 
     def _processor(self, image: Image) -> UnicornCpu | FreeCpu:
         cpu = UnicornCpu(self.memory, counting=_counting(self.rt))
-        cpu.add_gates(DONE, LOST + 16)
+        cpu.add_gates(self.done, self.done + LOST - DONE + 16)
         self._hook(cpu, image)
         return cpu
 
@@ -243,6 +254,8 @@ class Batch:
         return groups
 
     def _room(self, pc: int) -> bool:
+        if any(at < pc + CALL_SIZE and pc < at + len(data) for at, data in self._standing):
+            return False
         return any(start <= pc <= start + size - CALL_SIZE for start, size in self.code)
 
     def _apart(self, one: int, other: int) -> bool:
@@ -302,7 +315,7 @@ class Batch:
             stop = self.cpu.run(budget)
             budget = CHUNK
             rip = self.cpu.rip()
-            if stop.reason is StopReason.GATE and rip == DONE:
+            if stop.reason is StopReason.GATE and rip == self.done:
                 return True
             if stop.reason is StopReason.GATE:
                 frame = words[Word.FRAME]

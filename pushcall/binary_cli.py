@@ -101,7 +101,7 @@ def _of_snippet(
             "safe; ask the executable itself, or a listing of go build -gcflags=-S",
             err=True,
         )
-    image = assemble(config).user
+    image = assemble(config).snippet
     if not image.functions:
         raise UsageError(f"{file}: the file has no TEXT")
     listings = list(snippet_listings(image, not config.as_assembly, config.version))

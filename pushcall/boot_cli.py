@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from emulator.events import SystemCall
+    from pushcall.verdict import CheckResult
     from runtime_model.moduledata import GoBinary
 
 _ELF_MAGIC: Final = b"\x7fELF"
@@ -48,9 +50,11 @@ _SNIPPETS_OWN: Final = (
 )  # fmt: skip
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",
+    "args": "--arg",
 }  # fmt: skip
 _GUESTS_OWN: Final = (
-    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "function", "preemption",
+    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "function", "preemption", "quick",
+    "args", "calls",
 )  # fmt: skip
 
 
@@ -71,12 +75,7 @@ def is_elf(path: Path) -> bool:
 
 
 def _option(name: str) -> str:
-    return {
-        "defines": "-D",
-        "include_dirs": "-I",
-        "random_seed": "--random",
-        "files": "--file",
-    }.get(name, f"--{name.replace('_', '-')}")
+    return _SPELLED.get(name, f"--{name.replace('_', '-')}")
 
 
 def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -140,30 +139,67 @@ def run_elf(
 def check_elf(
     file: Path,
     arguments: tuple[str, ...],
-    function: str | None,
     points: int | None,
     jobs: int,
     *,
     as_json: bool,
     given: dict[str, Any],
 ) -> int:
-    """Checks a function in the booted executable; the exit status of the command."""
+    """Checks a function in the booted executable, or by itself; the command's exit status."""
     from pushcall.booted_check import check_function
     from pushcall.show import progress, show
     from pushcall.usage import UsageError
 
-    if function is None:
+    if given["function"] is None:
         raise UsageError(f"{file} is an executable: name the function to check with --function")
     settings = _settings(file, arguments, given)
-    with _opened(file, given) as binary, progress("boundaries") as report:
-        result = check_function(
-            binary, settings, function, points=points, jobs=jobs, progress=report
-        )
+    if given["quick"]:
+        result = _check_quickly(file, arguments, points, jobs, given)
+    else:
+        for name in ("args", "calls"):
+            if given[name]:
+                raise UsageError(f"{_option(name)} goes with --quick, which calls the function")
+        with _opened(file, given) as binary, progress("boundaries") as report:
+            result = check_function(
+                binary, settings, given["function"], points=points, jobs=jobs, progress=report
+            )
+    more = ["--points", str(points)] if points is not None else []
+    more += ["--jobs", str(jobs)] if jobs > 1 else []
+    command = ["pushcall", "check", *_repeat(file, arguments, given, more)]
+    result.repeat = shlex.join(command)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         show(result.lines())
     return result.status
+
+
+def _check_quickly(
+    file: Path, arguments: tuple[str, ...], points: int | None, jobs: int, given: dict[str, Any]
+) -> CheckResult:
+    from pushcall.booted_check import find
+    from pushcall.quick_check import quick_check
+    from pushcall.show import bar
+    from pushcall.usage import UsageError
+
+    if arguments:
+        raise UsageError(f"--quick does not run the program: it takes no {' '.join(arguments)}")
+    for name in ("stdin", "env", "files", "ncpu", "strace", "enosys"):
+        if given[name] not in (None, False, ()):
+            raise UsageError(f"{_option(name)} is for the whole program, and --quick runs a part")
+    with _opened(file, given) as binary, bar("boundaries") as report:
+        return quick_check(
+            file,
+            binary.version,
+            find(binary, given["function"]),
+            arguments=given["args"],
+            calls=given["calls"],
+            seed=given["seed"] or 0,
+            budget=given["budget"],
+            points=points,
+            jobs=jobs,
+            progress=report,
+        )
 
 
 def trace_elf(
@@ -234,14 +270,16 @@ def _content(path: Path, what: str) -> bytes:
         raise UsageError(f"{what}: {error.strerror}") from None
 
 
-def _repeat(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> list[str]:
+def _repeat(
+    file: Path, arguments: tuple[str, ...], given: dict[str, Any], more: Sequence[str] = ()
+) -> list[str]:
     """The arguments that repeat the run: all that it depends on is in them."""
     command = [str(file)]
-    for name in ("go", "ncpu", "seed", "quantum", "budget", "stdin"):
+    for name in ("function", "go", "ncpu", "seed", "quantum", "budget", "stdin", "calls"):
         if given.get(name) is not None:
             command += [_option(name), str(given[name])]
-    for name in ("env", "files"):
-        for text in given[name]:
+    for name in ("env", "files", "args"):
+        for text in given.get(name, ()):
             command += [_option(name), text]
-    command += ["--enosys"] if given["enosys"] else []
-    return [*command, *(["--", *arguments] if arguments else [])]
+    command += [_option(name) for name in ("enosys", "quick") if given.get(name)]
+    return [*command, *more, *(["--", *arguments] if arguments else [])]

@@ -91,7 +91,9 @@ class FunctionCheck:
         """Tries every boundary, or so many, evenly spread. UsageError if F is never called."""
         result = self.result
         self._enter()
-        chosen = None if points is None else spread(self._count(), points)
+        chosen = None
+        if points is not None and points < (total := self._count()):
+            chosen, result.of = spread(total, points), total
         children = _Children(jobs)
         try:
             for boundary in self._boundaries():
@@ -102,6 +104,10 @@ class FunctionCheck:
                     self._take(at, attempt)
                 progress(boundary.index)
             result.finished = True
+            if result.boundaries == MOST_BOUNDARIES and not self._ended:
+                result.findings.append(
+                    f"the call goes on: only its first {MOST_BOUNDARIES} boundaries were tried"
+                )
         except GuestStopped as stopped:
             result.findings.append(describe(self.booted, stopped))
         except KeyboardInterrupt:

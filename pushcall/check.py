@@ -100,10 +100,12 @@ class Check:
         pool: Pool | None = None,
         until_lost: bool = False,
         start: Start | None = None,
+        whole: bool = True,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
     ) -> None:
         self.worker = Worker(config, start)
         self.until_lost = until_lost
+        self.whole = whole
         self.pool = pool or Alone(self.worker)
         self.all_direct = all_direct
         self.budget = budget or BUDGET
@@ -118,14 +120,17 @@ class Check:
         result = self.result
         try:
             run = self.worker.run_alone(self.budget)
-            result.crash = run.crash
             result.boundaries = run.boundaries
-            if not run.ended and run.crash is None:
+            if not self.whole:
+                result.notes += _partial(run, self.budget)
+            elif run.crash is not None:
+                result.crash = run.crash
+            elif not run.ended:
                 result.findings.append(
                     f"the snippet does not end within {self.budget} instructions"
                 )
             self._try_all(run)
-            result.finished = run.ended
+            result.finished = run.ended or not self.whole
             if result.direct and not self._descheduled:
                 result.findings.append(
                     "asyncPreempt never came to asyncPreempt2: the goroutine was not descheduled"
@@ -163,6 +168,7 @@ class Check:
             self._settle(each, chosen)
         self._of = self._done + len(chosen)
         pcs = {abs(pc) for each in surveyed for pc in each.first}
+        self.result.visited |= pcs
         self._try_directly(sorted(chosen), run, inputs=self.worker.has_inputs(pcs))
 
     def _lost_at_once(self, last: int) -> bool:
@@ -252,6 +258,15 @@ class Check:
         self._progress(self._done, self._of)
 
 
+def _partial(run: Run, budget: int) -> list[str]:
+    """How a program that need not come to its end was left."""
+    if run.crash is not None:
+        return [f"died at {run.crash.where}: {run.crash.title}; what lies behind was not reached"]
+    if not run.ended:
+        return [f"was left after {budget} instructions"]
+    return []
+
+
 def _thinned(indexes: Sequence[int], limit: int) -> Iterable[int]:
     """So many of them at most, evenly spread."""
     if len(indexes) <= limit:
@@ -269,6 +284,7 @@ def check(
     pool: Pool | None = None,
     until_lost: bool = False,
     start: Start | None = None,
+    whole: bool = True,
 ) -> CheckResult:
     """Preempts the program at every boundary that it executes. See the module's text.
 
@@ -279,6 +295,7 @@ def check(
     pool: who does the work; this process alone if not given.
     until_lost: the first loss is enough.
     start: where to begin (Side.start), of the same configuration but for the trampoline.
+    whole: the program must come to its end; else a note says how it ended.
     """
     try:
         return Check(
@@ -289,6 +306,7 @@ def check(
             pool=pool,
             until_lost=until_lost,
             start=start,
+            whole=whole,
             progress=progress,
         ).run()
     except KeyboardInterrupt:  # before anything was known

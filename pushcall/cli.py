@@ -97,6 +97,24 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 @guest
 @click.option("--function", metavar="NAME", help="Of an executable: preempt inside this function.")
 @click.option(
+    "--quick",
+    is_flag=True,
+    help="Of an executable: call the function by itself, without running the program.",
+)
+@click.option(
+    "--arg",
+    "args",
+    multiple=True,
+    metavar="VALUE",
+    help="With --quick, of the call: 5, 0x10, 1.5, 1.5f, or mem:N, a pointer to N zero bytes.",
+)
+@click.option(
+    "--calls",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --quick: so many calls with random arguments (4).",
+)
+@click.option(
     "--points", type=click.IntRange(1), metavar="N", help="Try only N boundaries, evenly spread."
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
@@ -110,7 +128,6 @@ def check(
     file: Path,
     arguments: tuple[str, ...],
     as_json: bool,
-    function: str | None,
     points: int | None,
     jobs: int,
     dask: str | None,
@@ -120,13 +137,14 @@ def check(
     """Preempt FILE at every boundary that it executes and report every loss.
 
     FILE is a snippet, or a static Go executable, which gets the ARGUMENTS: then the first call of
-    --function is checked, by the executable's own runtime.
+    --function is checked, by the executable's own runtime. --quick calls it by itself instead.
 
     \b
     pushcall check examples/register_loop.s
     pushcall check examples/float_loop.s --trampoline my_asyncPreempt.s --go 1.22
     pushcall check examples/golang_nuts.s -D LOOPS=100000 --jobs 2
     pushcall check ./server --function main.hotLoop --jobs 2
+    pushcall check ./server --function main.hotLoop --quick --arg mem:800 --arg 100 --arg 100
     pushcall check examples/add.s --scan
     """  # noqa: D301
     from pushcall.usage import UsageError
@@ -135,7 +153,7 @@ def check(
     if native and (scan or is_elf(file) or dask is not None):
         other = "--scan" if scan else "--dask" if dask is not None else "an executable"
         raise UsageError(f"--engine native cannot be used together with {other}")
-    if scan and (is_elf(file) or dask or jobs > 1 or points or function or arguments):
+    if scan and (is_elf(file) or dask or jobs > 1 or points or given["function"] or arguments):
         raise UsageError("--scan takes a snippet, and none of the other options of a check")
     if dask is not None and (jobs > 1 or is_elf(file)):
         other = "--jobs" if jobs > 1 else "an executable"
@@ -143,8 +161,8 @@ def check(
     if scan:
         return _check_scan(file, as_json, given)
     if is_elf(file):
-        return check_elf(file, arguments, function, points, jobs, as_json=as_json, given=given)
-    refuse_guest_options(arguments, given | {"function": function})
+        return check_elf(file, arguments, points, jobs, as_json=as_json, given=given)
+    refuse_guest_options(arguments, given)
     from pushcall import explain
     from pushcall.check import check as checked
     from pushcall.program import load

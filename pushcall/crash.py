@@ -11,7 +11,7 @@ from emulator.registers import GENERAL
 from runtime_model.booted import Booted
 
 if TYPE_CHECKING:
-    from asm.image import Function, Image
+    from asm.image import Function
     from emulator.fault import GuestStopped
     from emulator.registers import Registers
     from runtime_model.runtime import Runtime
@@ -39,7 +39,7 @@ def place(rt: Runtime | Booted, pc: int) -> Place:
     for image in (rt.user, rt.text):
         function = image.findfunc(pc)
         if function is not None:
-            return _in_function(image, function, pc)
+            return _in_function(function, pc)
     gate = rt.machine.gate_names.get(pc)
     return Place(pc, f"runtime.{gate}") if gate else Place(pc)
 
@@ -54,7 +54,7 @@ def _in_binary(booted: Booted, pc: int) -> Place:
     return Place(pc, function.name + (f"+{offset:#x}" if offset else ""), booted.text(pc), position)
 
 
-def _in_function(_: Image, function: Function, pc: int) -> Place:
+def _in_function(function: Function, pc: int) -> Place:
     offset = f"+{pc - function.address:#x}" if pc != function.address else ""
     instruction = function.instruction_holding(pc)
     return Place(

@@ -32,7 +32,7 @@ def assemble(config: Config, output: Path | None = None) -> Runtime:
     executable = output is not None and output.suffix != OBJECT_SUFFIX
     rt = assembled(config, undefined=not executable)
     if output is not None:
-        image = rt.user
+        image = rt.snippet
         if executable:
             data = elf.executable(image, entry_of(image, config).address, rt.symbols)
         else:
@@ -49,7 +49,7 @@ def lines(rt: Runtime) -> Iterator[str]:
 
     A field that a linker has to fill in is shown below its instruction.
     """
-    image = rt.user
+    image = rt.snippet
     yield from listing(image).splitlines()
     known = [*(f.name for f in image.functions), *(d.name for d in image.data)]
     for name in dict.fromkeys(r.symbol for r in image.undefined):
@@ -62,7 +62,7 @@ def lines(rt: Runtime) -> Iterator[str]:
 
 def to_json(rt: Runtime) -> dict[str, Any]:
     """The document of `pushcall asm --json`."""
-    image = rt.user
+    image = rt.snippet
     text = next((s.data for s in image.segments if s.executable), b"")
     return {
         "schema": "pushcall.asm/1",

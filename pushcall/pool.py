@@ -30,6 +30,10 @@ class Shared:
         self._executor = executor
         self._config = config
 
+    def of(self, config: Config) -> Shared:
+        """The same workers, for another program."""
+        return Shared(self._executor, config)
+
     def survey(
         self, parts: Sequence[SurveyPart], progress: Callable[[int], None]
     ) -> Iterable[Surveyed]:

@@ -26,10 +26,14 @@ from runtime_model.timers import request_preemption
 from runtime_model.trampoline import CALLEE, DATA, TEXT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asm.image import Function
     from emulator.linux.threads import Thread
     from emulator.observer import Observer
     from emulator.registers import Registers
     from runtime_model.boot import Config
+    from runtime_model.runtime import Runtime
 
 BUDGET: Final = 20_000  # instructions of one preemption
 PLACE: Final = "memory"  # the origin of every address here
@@ -202,8 +206,7 @@ class _Tracer:
         self.cache: list[int] = []
         self.code = {
             line.ip: line
-            for function in side.rt.text.functions
-            if TEXT <= function.address < DATA
+            for function in _trampoline(side.rt)
             for line in iced().Decoder(
                 64, b"".join(i.data for i in function.instructions), ip=function.address
             )
@@ -237,6 +240,18 @@ class _Tracer:
         self.watch.entered(thread)
 
 
+def _trampoline(rt: Runtime) -> Sequence[Function]:
+    if rt.executable is not None:
+        return rt.executable.trampoline.functions
+    return [each for each in rt.text.functions if TEXT <= each.address < DATA]
+
+
+def _callee(rt: Runtime) -> int | None:
+    if rt.executable is not None:
+        return rt.executable.callee
+    return rt.text.address(CALLEE)
+
+
 def _execute(followed: Followed, tracer: _Tracer, last: Registers, side: Side) -> None:
     """Runs what was noted again, on symbols."""
     memory = _Real()
@@ -245,7 +260,7 @@ def _execute(followed: Followed, tracer: _Tracer, last: Registers, side: Side) -
         for n in range(8):
             state.memory[Sum(PLACE, followed.pushed + n)] = Byte("interrupted PC", n)
     machine = Machine(state, memory)
-    callee = side.rt.text.function(CALLEE)
+    callee = _callee(side.rt)
     for number, (rip, before) in enumerate(tracer.noted):
         after = tracer.noted[number + 1][1] if number + 1 < len(tracer.noted) else last
         insn = tracer.code[rip]
@@ -257,7 +272,7 @@ def _execute(followed: Followed, tracer: _Tracer, last: Registers, side: Side) -
         known = dict(state.registers)
         moved = {byte.value for data in known.values() for byte in data}
         machine.loaded, machine.stored = [], []
-        if callee is not None and insn.near_branch_target == callee.address:
+        if insn.near_branch_target == callee:
             _call(followed, step, tracer, number)
             continue
         _one(machine, insn, step)

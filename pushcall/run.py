@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from asm.image import Image
 from emulator.events import Event, SignalSent
 from emulator.fault import BudgetExhausted, GuestStopped
 from pushcall.crash import Crash, describe
@@ -31,7 +32,7 @@ from runtime_model.timers import At, AtPC, Every, Random
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from asm.image import Image
+    from asm.image import Code
     from emulator.observer import InstructionTimer
     from emulator.registers import Registers
     from pushcall.program import Program
@@ -215,7 +216,7 @@ def resolve_in(rt: Runtime, text: str) -> int:
     return _address(text, (rt.user, rt.text))
 
 
-def _address(text: str, images: Sequence[Image]) -> int:
+def _address(text: str, images: Sequence[Code]) -> int:
     name, _, offset = text.partition("+")
     try:
         if name.startswith("0x"):
@@ -229,8 +230,10 @@ def _address(text: str, images: Sequence[Image]) -> int:
                 if (base := image.address(candidate)) is not None
             ]
             if not found:
-                known = ", ".join(f.name for f in images[0].functions)
-                raise UsageError(f"{text}: no symbol {name}; there are: {known}")
+                first = images[0]
+                names = [f.name for f in first.functions] if isinstance(first, Image) else []
+                known = f"; there are: {', '.join(names)}" if names else ""
+                raise UsageError(f"{text}: no symbol {name}{known}")
             address = found[0]
         return address + (int(offset, 0) if offset else 0)
     except ValueError:

@@ -11,7 +11,7 @@ from runtime_model.events import GoroutineExited
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asm.image import Image
+    from asm.image import Code
     from emulator.events import Event
     from emulator.linux.threads import Thread
     from emulator.registers import Registers
@@ -28,7 +28,7 @@ class Start:
     They have the same configuration but for the trampoline, which nothing has run by then.
     """
 
-    user: Image
+    user: Code
     snapshot: Snapshot
     tid: int
     sysmon_m: int
@@ -44,6 +44,7 @@ class Side:
         else:
             self.rt = boot(config, like.rt.text, like.rt.user) if like else boot(config)
         self.machine = self.rt.machine
+        self._call = config.call
         self.thread: Thread | None = None  # the one that runs the goroutine
         self.exited: Registers | None = None
         self._first: Start | None = None
@@ -66,6 +67,9 @@ class Side:
         self._random = self.machine.cpu.random_state
         if start is None:
             alive = self.advance(0)
+            if alive and self._call is not None:
+                for name, value in self._call.registers:
+                    self.registers[name] = value
             self._first = self.start() if alive else None
             return alive
         self._first = start

@@ -85,6 +85,9 @@ class CheckResult:
     finished: bool = False  # the snippet was followed to its end
     interrupted: bool = False
     compared: str = "every register, the stack and the data"
+    visited: set[int] = field(default_factory=set)  # PCs of boundaries, in a check by batches
+    notes: list[str] = field(default_factory=list)  # what limits the verdict, and is no finding
+    repeat: str = ""  # the command that repeats it, of an executable
 
     @property
     def verdict(self) -> str:
@@ -120,6 +123,10 @@ class CheckResult:
         }
         if self.of is not None:
             document["sample"] = {"boundaries": self.points + self.unsafe, "of": self.of}
+        if self.notes:
+            document["notes"] = self.notes
+        if self.repeat:
+            document["repeat"] = self.repeat
         if self.crash is not None:
             document["crash"] = self.crash.to_json()
         if self.interrupted:
@@ -130,6 +137,7 @@ class CheckResult:
         """Takes over what another part of the check found, at other boundaries."""
         self.points += other.points
         self.direct += other.direct
+        self.visited |= other.visited
         self.interrupted |= other.interrupted
         for reason, count in other.refusals.items():
             self.refuse(reason, count)
@@ -180,7 +188,7 @@ class CheckResult:
             yield "no loss so far"
         elif self.points and self.of is not None:
             yield (
-                "+ preserved: every register, the stack and the data, at "
+                f"+ preserved: {self.compared}, at "
                 f"{self.points + self.unsafe} boundaries, evenly spread over {self.of}"
             )
         elif self.points:
@@ -195,5 +203,8 @@ class CheckResult:
         )
         for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
             yield f"{count} refused: {reason}"
+        yield from self.notes
         if self.interrupted:
             yield "! interrupted: this is what is known so far"
+        if self.repeat:
+            yield f"again: {self.repeat}"

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from asm import go, go_listing, relink
 from asm.assemble import GoAsmH, Target, assemble
+from asm.image import Image
 from asm.rewrite import merged
 from asm.source import Source
 from runtime_model.go_asm_h import Package, assemble_with, runtime_target
+from runtime_model.trampoline import NAME, assemble_trampoline
 from runtime_model.trampoline import TEXT as TRAMPOLINE
-from runtime_model.trampoline import assemble_trampoline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from asm.image import Image
     from runtime_model.layout import Layout
     from runtime_model.toolchain import Toolchain
     from runtime_model.trampoline import Trampoline
@@ -56,23 +56,30 @@ def assemble_runtime(
     version: GoVersion,
     layout: Layout,
     gates: Mapping[str, int],
-    trampoline: Trampoline | Source | None = None,
+    trampoline: Trampoline | Source | Image | None = None,
+    shift: int = 0,
 ) -> Image:
-    """The runtime's machine code; `gates` are the addresses of what is Python."""
+    """The runtime's machine code; `gates` are the addresses of what is Python.
+
+    trampoline: an image has its place already. shift: how far from its usual place the rest lies.
+    """
     names = tuple(source.name for source in runtime_sources(version))
-    base = _base(names, layout, tuple(gates.items()))
+    base = _base(names, layout, tuple(gates.items()), (TEXT + shift, DATA + shift))
     if not version.asynchronous:
         return base
-    known = exports(base) | dict(gates)
-    return merged(base, assemble_trampoline(trampoline, version, layout, known))
+    if not isinstance(trampoline, Image):
+        known = exports(base) | dict(gates)
+        trampoline = assemble_trampoline(trampoline, version, layout, known)
+    return merged(base, trampoline)
 
 
 def assemble_batch(
     version: GoVersion,
     layout: Layout,
     gates: Mapping[str, int],
-    trampoline: Trampoline | Source | None = None,
+    trampoline: Trampoline | Source | Image | None = None,
     *,
+    shift: int = 0,
     native: bool = False,
 ) -> Image:
     """The trampoline, and the code that tries recorded boundaries on it (batch_amd64.s).
@@ -82,14 +89,16 @@ def assemble_batch(
     name = "batch_native_amd64.s" if native else "batch_amd64.s"
 
     def base(entry: int) -> Image:
-        known = dict(gates) | {"runtime.asyncPreempt": entry}
-        places = (BATCH_TEXT, BATCH_DATA)
+        known = dict(gates) | {NAME: entry}
+        places = (BATCH_TEXT + shift, BATCH_DATA + shift)
         return _base((name,), layout, tuple(known.items()), places)
 
+    if isinstance(trampoline, Image):
+        return merged(base(exports(trampoline)[NAME]), trampoline)
     # The trampoline calls asyncPreempt2 here, and is called: neither's size depends on the other.
     known = exports(base(TRAMPOLINE)) | dict(gates)
     image = assemble_trampoline(trampoline, version, layout, known)
-    entry = image.address("runtime.asyncPreempt")
+    entry = image.address(NAME)
     assert entry is not None
     return merged(base(entry), image)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from asm.assemble import path_to_prefix
+from asm.image import Image
 from emulator.fault import GuestStopped
 from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot, UnmappedError
@@ -22,7 +23,9 @@ from runtime_model.assembly import (
     exports,
     linker_name,
 )
+from runtime_model.call import SHIFT, executable_of
 from runtime_model.events import GoroutineCreated
+from runtime_model.executable import ExecutableCode
 from runtime_model.go_asm_h import Package
 from runtime_model.layout import load
 from runtime_model.policy import Policy
@@ -36,9 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from asm.image import Function, Image
+    from asm.image import Code, Function
     from asm.source import Source
     from emulator.linux.threads import Thread
+    from runtime_model.call import Call
     from runtime_model.toolchain import Toolchain
     from runtime_model.trampoline import Trampoline
 
@@ -72,6 +76,7 @@ class Config:
     procs: int = 1
     policy: Policy = field(default_factory=Policy)
     trampoline: Trampoline | Source | None = None
+    call: Call | None = None  # what to run in place of sources
     as_assembly: bool = False
     defines: Mapping[str, str] = field(default_factory=dict)
     include_dirs: tuple[Path, ...] = ()
@@ -88,14 +93,20 @@ class Config:
     gc: bool = False  # one more P, whose M is a mark worker (mgc.py)
 
 
-def boot(config: Config, text: Image | None = None, user: Image | None = None) -> Runtime:
+def boot(config: Config, text: Image | None = None, user: Code | None = None) -> Runtime:
     """A runtime at the first instruction of rt0_go. Raises AsmError and BadProgramError.
 
     text, user: of a runtime booted from the same config, to save assembling again.
     """
     rt = assembled(config, text, user)
     machine = rt.machine
-    rt.functions = ImageTable(((rt.user, not config.as_assembly), (rt.text, False)))
+    runtime = ((rt.text, False),)
+    if isinstance(rt.user, Image):
+        rt.functions = ImageTable(((rt.user, not config.as_assembly), *runtime))
+    elif rt.executable is not None:
+        rt.functions = ImageTable(runtime, rt.executable.table)
+        for start, end in rt.executable.watched:
+            machine.watch(start, end)
     for image in (rt.text, rt.user):
         _load(machine, image)
     for segment in rt.text.segments:
@@ -103,7 +114,10 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
             machine.watch(segment.address, segment.address + _pages(len(segment.data)))
     _lay_out(rt, config)
     entry = entry_of(rt.user, config)
-    rt.goroutines = tuple(_newproc(rt, entry.address, i + 1) for i in range(config.goroutines))
+    words = config.call.words if config.call is not None else ()
+    rt.goroutines = tuple(
+        _newproc(rt, entry.address, i + 1, words) for i in range(config.goroutines)
+    )
     machine.events.identity = rt.identity
     for address in rt.goroutines:
         machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
@@ -114,7 +128,7 @@ def boot(config: Config, text: Image | None = None, user: Image | None = None) -
 def assembled(
     config: Config,
     text: Image | None = None,
-    user: Image | None = None,
+    user: Code | None = None,
     *,
     undefined: bool = False,
 ) -> Runtime:
@@ -140,13 +154,14 @@ def assembled(
             f"stack: a power of two from 2048 to the largest stack, {config.max_stack}, not {size}"
         )
     layout = load(version.number)
+    shift = SHIFT if config.call is not None else 0
     memory = Memory()
     machine = Machine(
         memory,
         UnicornCpu(memory),
         slice_ns=config.slice_ns,
         budget=config.budget,
-        gates_at=GATES,
+        gates_at=GATES + shift,
     )
     rt = Runtime(machine, layout, version)
     rt.policy = config.policy
@@ -154,12 +169,20 @@ def assembled(
         f"runtime.{name}": machine.gate(name, _bind(rt, function))
         for name, function in _GATES.items()
     }
-    rt.text = text or assemble_runtime(version, layout, gates, config.trampoline)
+    if config.call is not None:
+        rt.executable = executable_of(config.call.path, version)
+    own = rt.executable.trampoline if rt.executable is not None else config.trampoline
+    rt.text = text or assemble_runtime(version, layout, gates, own, shift)
     rt.symbols = gates | exports(rt.text)
     if version.asynchronous and rt.text.function("runtime.asyncPreempt") is None:
         assert config.trampoline is not None
         raise BadProgramError(f"{config.trampoline.name}: no TEXT ·asyncPreempt(SB)")
-    rt.user = user or _assemble_user(config, rt, undefined=undefined)
+    if rt.executable is not None:
+        if not rt.executable.code.segments:
+            rt.executable.load(rt.symbols)
+        rt.user = rt.executable.code
+    else:
+        rt.user = user or _assemble_user(config, rt, undefined=undefined)
     return rt
 
 
@@ -200,22 +223,29 @@ def _map(machine: Machine, name: str, start: int, size: int, prot: Prot) -> None
     machine.cpu.attach(machine.memory.map(name, start, size, prot))
 
 
-def _load(machine: Machine, image: Image) -> None:
+def _load(machine: Machine, image: Code) -> None:
     for segment in image.segments:
         if segment.data:
             prot = Prot.READ | (Prot.WRITE if segment.writable else Prot.NONE)
             prot |= Prot.EXEC if segment.executable else Prot.NONE
             _map(machine, segment.name, segment.address, _pages(len(segment.data)), prot)
             machine.memory.write(segment.address, segment.data)
-    machine.cpu.load_code(
-        (instruction.address, instruction.data)
-        for function in image.functions
-        for instruction in function.instructions
-    )
+    if isinstance(image, Image):  # what an executable executes is looked at when it does
+        machine.cpu.load_code(
+            (instruction.address, instruction.data)
+            for function in image.functions
+            for instruction in function.instructions
+        )
 
 
-def entry_of(image: Image, config: Config) -> Function:
+def entry_of(image: Code, config: Config) -> Function:
     """The function that goroutines start in; BadProgramError if there is none."""
+    if isinstance(image, ExecutableCode):
+        assert config.call is not None
+        found = image.findfunc(config.call.entry + image.base)
+        assert found is not None
+        return found
+    assert isinstance(image, Image)
     name = config.entry
     if not image.functions:
         raise BadProgramError("the file has no TEXT: there is nothing to run")
@@ -313,8 +343,8 @@ def _allocp(rt: Runtime, number: int) -> int:
     return pp.address
 
 
-def _newproc(rt: Runtime, fn: int, goid: int) -> int:
-    """newproc1: a g ready to start at fn, as if goexit had called it."""
+def _newproc(rt: Runtime, fn: int, goid: int, words: tuple[int, ...] = ()) -> int:
+    """newproc1: a g ready to start at fn with these arguments, as if goexit had called it."""
     gp = rt.g(rt.persistentalloc(rt.layout.size("g")))
     gp.goid = goid
     gp.stack_lo = stackpool.stackalloc(rt, rt.startingStackSize)
@@ -322,8 +352,10 @@ def _newproc(rt: Runtime, fn: int, goid: int) -> int:
     gp.stackguard0 = gp.stack_lo + rt.stackGuard
     gp.stackguard1 = 0xFFFF_FFFF_FFFF_FFFF
     gp.atomicstatus = _Gdead
-    sp = gp.stack_hi - MAIN_FRAME - 8
+    sp = gp.stack_hi - MAIN_FRAME - 8 - (8 * len(words) + 15 & -16)
     rt.memory.put_u64(sp, rt.symbol("goexit") + 1)
+    for number, word in enumerate(words, 1):
+        rt.memory.put_u64(sp + 8 * number, word)
     gp.sched_sp = sp
     gp.stktopsp = sp + 8
     gp.sched_pc = fn

@@ -207,6 +207,17 @@ class GoFunc:
         nameoff = self.table.inlined(*found)[0] if found is not None else self.nameoff
         return self.table.runtime_name(nameoff)
 
+    def spdelta(self) -> list[tuple[int, int, int]]:
+        """(start, end, value) of pcsp: how far SP lies below its value at the entry, in bytes."""
+        if not self._fields[4]:
+            return []
+        table = self._pcvalues(self._fields[4])
+        starts = (0, *table.ends)
+        return [
+            (self.entry + start, self.entry + end, value)
+            for start, end, value in zip(starts, table.ends, table.values, strict=False)
+        ]
+
     def file_line(self, pc: int) -> tuple[str, int]:
         """The source line of pc, that of the innermost inlined function; ("?", 0) if unknown."""
         if not self._fields[5] or not self._fields[6]:

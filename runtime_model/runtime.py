@@ -11,6 +11,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
+from asm.image import Image
 from emulator.memory import UnmappedError
 from emulator.registers import ARITHMETIC_FLAGS
 from runtime_model.events import Entered
@@ -20,9 +21,10 @@ from runtime_model.runtime2 import G, M, P, Sched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asm.image import Image
+    from asm.image import Code
     from emulator.linux.threads import Thread
     from emulator.machine import Machine
+    from runtime_model.call import Executable
     from runtime_model.layout import Layout
     from runtime_model.policy import Policy
     from runtime_model.symtab import ImageTable
@@ -62,7 +64,8 @@ class Runtime:
 
     machine: Machine
     text: Image  # the runtime's assembly
-    user: Image  # the snippet
+    user: Code  # the snippet, or the executable
+    executable: Executable | None = None  # that `user` is the code of
     functions: ImageTable
     policy: Policy
     watch: Watch
@@ -96,6 +99,12 @@ class Runtime:
         self._thread: Thread | None = None
         self._m_of_thread: dict[int, int] = {}
         self._number_of_g: dict[int, int] = {}
+
+    @property
+    def snippet(self) -> Image:
+        """The snippet that was assembled."""
+        assert isinstance(self.user, Image), "the program is an executable"
+        return self.user
 
     # Views.
 

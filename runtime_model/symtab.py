@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asm.image import Function, Image, PcTable
+    from runtime_model.executable import ExecutableFunc, ExecutableTable
 
 
 class Func(Protocol):
@@ -149,12 +150,16 @@ class SnippetFunc:
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """The functions of several images: (image, whether its functions count as compiled)."""
+    """The functions of several images: (image, whether its functions count as compiled).
+
+    What none of them has is looked up in an executable's table, if there is one.
+    """
 
     images: Sequence[tuple[Image, bool]]
+    executable: ExecutableTable | None = None
     _known: dict[int, SnippetFunc] = field(default_factory=dict, compare=False, repr=False)
 
-    def findfunc(self, pc: int) -> SnippetFunc | None:
+    def findfunc(self, pc: int) -> SnippetFunc | ExecutableFunc | None:
         """The function that holds pc, in whichever image."""
         for image, compiled in self.images:
             function = image.findfunc(pc)
@@ -164,4 +169,4 @@ class ImageTable:
                     known = SnippetFunc(function, compiled)
                     self._known[function.address] = known
                 return known
-        return None
+        return None if self.executable is None else self.executable.findfunc(pc)

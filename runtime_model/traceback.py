@@ -21,6 +21,7 @@ from runtime_model.panic import Throw
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runtime_model.executable import ExecutableFunc
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G
     from runtime_model.symtab import SnippetFunc
@@ -41,7 +42,7 @@ class unwindFlags(Flag):  # Go's name
 class stkframe:  # Go's name
     """One frame: SP at `pc` is `sp`, and was `fp` before the call."""
 
-    fn: SnippetFunc
+    fn: SnippetFunc | ExecutableFunc
     pc: int
     sp: int
     fp: int = 0
