@@ -125,7 +125,7 @@ class Batch:
             if segment.data and not segment.executable:
                 prot = Prot.RW if segment.writable else Prot.READ
                 view = self._map(segment.name, segment.address, segment.data, prot)
-                if segment.writable:
+                if segment.writable or self.code_writable:
                     self._unchanging.append(view)
         self._state = symbol_address(image, "batch.state")
         self._next = symbol_address(image, "batch.next")
