@@ -37,7 +37,7 @@ from emulator.hooks import (
 from emulator.memory import Memory, Prot
 from emulator.page_tables import PageTables
 from emulator.register_batch import RegisterBatch
-from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, USER_MXCSR, Flags, Registers
+from emulator.registers import LAYOUT, USER_MXCSR, USER_RFLAGS, Registers, loadable_flags
 from emulator.unicorn_raw import (
     CTL_TB_REMOVE_CACHE,
     CTL_TLB_TYPE,
@@ -66,12 +66,6 @@ if TYPE_CHECKING:
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
 _FOREVER: Final = 2**63 - 1
-
-# What a user program can have in RFLAGS. RF is dropped: its first instruction clears it.
-_USER_FLAGS: Final = (
-    int(ARITHMETIC_FLAGS | Flags.TF | Flags.DF | Flags.AC | Flags.ID) | 1 << 14  # NT
-)
-_ALWAYS_FLAGS: Final = int(Flags.IF | Flags.RESERVED)
 
 _RIP_OFFSET: Final = LAYOUT["RIP"][0]
 _FLAGS_OFFSET: Final = LAYOUT["RFLAGS"][0]
@@ -190,10 +184,8 @@ class CountingCpu(ExplainedStops):
         self._extended = registers.extended
         self._rip = _U64.unpack_from(block, _RIP_OFFSET)[0]
         flags = _U64.unpack_from(block, _FLAGS_OFFSET)[0]
-        if flags & ~_USER_FLAGS != _ALWAYS_FLAGS:
-            if flags & ~(_USER_FLAGS | Flags.RF) != _ALWAYS_FLAGS:
-                raise ValueError(f"RFLAGS {flags:#x} is not a user program's")
-            _U64.pack_into(block, _FLAGS_OFFSET, flags & ~Flags.RF)
+        if flags != USER_RFLAGS:
+            _U64.pack_into(block, _FLAGS_OFFSET, loadable_flags(flags))
         self._objection = None
         if block[_MXCSR] != _USER_MXCSR:
             why = checks.mxcsr_objection(registers["MXCSR"])

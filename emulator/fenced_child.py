@@ -33,11 +33,13 @@ from emulator.hooks import host_address
 from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import PAGE, Prot
 from emulator.ptrace import O_EXITKILL, O_TRACESECCOMP, ChildGoneError, Halt, Request, Tracee
+from emulator.registers import Flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from emulator.memory import Memory, Region
+    from emulator.registers import Registers
 
 # System calls of x86-64 (arch/x86/entry/syscalls/syscall_64.tbl).
 _MPROTECT, _MUNMAP, _MREMAP, _SETSID, _PRCTL = 10, 11, 25, 112, 157
@@ -205,6 +207,22 @@ class FencedChild(Tracee):
         self._do("give up its first page", _MUNMAP, self._place, PAGE)
 
     # What is done with it.
+
+    def load(self, registers: Registers) -> None:
+        """See `Tracee.load`."""
+        if self.flags() & Flags.TF:
+            self.settle()
+        super().load(registers)
+
+    def settle(self) -> None:
+        """Has the kernel forget that it was stepping; to be called behind POPF and its like.
+
+        Else it takes the trap flag that it sets for the next step for the guest's own, where an
+        instruction has cleared it (arch/x86/kernel/step.c: enable_single_step).
+        """
+        os.kill(self.pid, signal.SIGSTOP)
+        while self.go(Request.CONT).signo != signal.SIGSTOP:
+            pass
 
     def step(self) -> Halt:
         """Executes one instruction, or one iteration of a REP instruction.

@@ -95,6 +95,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.journal: Journal | None = None
+        self.shared = False  # whether even regions that may be private are shared with children
         self.regions: list[Region] = []
         self._starts: list[int] = []
         self._last: Region | None = None
@@ -104,6 +105,7 @@ class Memory:
         if start % PAGE or size % PAGE or size <= 0:
             raise ValueError(f"{name}: {start:#x}+{size:#x} is not page-aligned")
         index = self._free(name, start, size)
+        private = private and not self.shared
         host = mmap.mmap(-1, size, flags=PRIVATE if private else _SHARED)
         return self._insert(
             index, Region(name, start, size, prot, memoryview(host), host, private=private)

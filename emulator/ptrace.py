@@ -93,7 +93,7 @@ class Halt:
 STEPPED: Final = Halt()
 
 
-class ChildGoneError(RuntimeError):
+class ChildGoneError(NativeUnavailableError):
     """The child has ended, which it cannot do by itself: somebody has killed it."""
 
 

@@ -65,6 +65,19 @@ USER_MXCSR: Final = 0x1F80
 USER_FCW: Final = 0x37F
 USER_FTW: Final = 0xFFFF  # all empty
 
+# What a program can have in RFLAGS; bit 14 is NT.
+_USER_FLAGS: Final = int(ARITHMETIC_FLAGS | Flags.TF | Flags.DF | Flags.AC | Flags.ID) | 1 << 14
+
+
+def loadable_flags(flags: int) -> int:
+    """RFLAGS as a program has them; ValueError for flags that none can have.
+
+    RF is dropped: the first instruction clears it.
+    """
+    if flags & ~(_USER_FLAGS | Flags.RF) != USER_RFLAGS:
+        raise ValueError(f"RFLAGS {flags:#x} is not a user program's")
+    return flags & ~int(Flags.RF)
+
 
 class Registers:
     """A copy of a thread's registers. Values are unsigned integers; names are Intel's.

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from emulator import checks, cpuid, fence
+from emulator.accesses import accesses
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import Fault, FaultKind
@@ -347,11 +348,21 @@ class ExplainedStops:
         if page in self._tables.code_pages:
             return self._write_code(address)
         mapped = self.memory.find(address) is not None
-        if access == MEM_WRITE:
+        if access == MEM_WRITE or self._writes(address):
             kind = FaultKind.WRITE_PROTECTED if mapped else FaultKind.WRITE
         else:
             kind = FaultKind.READ_PROTECTED if mapped else FaultKind.READ
         return self._fault(kind, address=address)
+
+    def _writes(self, address: int) -> bool:
+        """Whether the instruction at RIP, which may not read an address, would write it, too.
+
+        The processor asks for both at once; Unicorn reads first.
+        """
+        registers = Registers()
+        self.save(registers)
+        code = self._marks.code(self._rip)
+        return any(a.writes and a.covers(address) for a in accesses(code, registers))
 
     def _accessed(self, page: int) -> int | None:
         """Which address in `page` the instruction at RIP failed to access."""

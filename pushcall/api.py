@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from asm.source import Source
+from emulator.engines import UNICORN
 from pushcall import check as checking
 from pushcall import explain as explaining
 from pushcall import run as running
@@ -43,7 +44,6 @@ class ProgramOptions(TypedDict, total=False):
     entry: str  # function that goroutines start in
     trampoline: str | Path  # path or text with an asyncPreempt of one's own
     trampoline_syntax: str  # "go", "intel", "att"
-    engine: str  # "unicorn" or "native"
     cpu: str  # asyncPreempt of GOEXPERIMENT=simd on "sse", "avx", "avx2" or "avx512"
     defines: Mapping[str, str | int]  # macros
     syntax: str  # of the source: "go", "intel", "att"
@@ -54,6 +54,7 @@ class ProgramOptions(TypedDict, total=False):
     stack: int  # bytes that a goroutine starts with
     max_stack: int  # and that none may exceed
     expect: Sequence[str]  # as "AX:42"
+    engine: str  # "unicorn" or "native"
 
 
 def program(
@@ -83,7 +84,7 @@ def program(
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
         trampoline_syntax=given.get("trampoline_syntax", "go"),
         cpu=given.get("cpu"),
-        engine=given.get("engine", "unicorn"),
+        engine=given.get("engine", UNICORN),
     )
     return from_source(_source(source, folder), options)
 

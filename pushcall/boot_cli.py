@@ -46,7 +46,7 @@ _GUEST: Final = (
 )  # fmt: skip
 _SNIPPETS_OWN: Final = (
     "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
-    "random_seed", "never", "goroutines", "procs", "stack", "max_stack", "expect",
+    "random_seed", "never", "goroutines", "procs", "stack", "max_stack", "expect", "engine",
 )  # fmt: skip
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",

@@ -15,11 +15,12 @@ from typing import Any
 
 import click
 
+from emulator.engines import NATIVE
 from pushcall.binary_cli import audit, safepoints
 from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, run_elf
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
-from pushcall.snippet_cli import ENGINE, FILE, common, options, scene, timer, timers
+from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
 from pushcall.trace_cli import trace
 
 
@@ -49,6 +50,7 @@ cli.add_command(completion)
 @timers
 @guest
 @common
+@engine
 @click.option("--events", is_flag=True, help="Put every event into the JSON document.")
 @click.option(
     "--expect",
@@ -93,7 +95,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 @FILE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @common
-@ENGINE
+@engine
 @guest
 @click.option("--function", metavar="NAME", help="Of an executable: preempt inside this function.")
 @click.option(
@@ -149,7 +151,7 @@ def check(
     """  # noqa: D301
     from pushcall.usage import UsageError
 
-    native = given["engine"] != "unicorn"
+    native = given["engine"] == NATIVE
     if native and (scan or is_elf(file) or dask is not None):
         other = "--scan" if scan else "--dask" if dask is not None else "an executable"
         raise UsageError(f"--engine native cannot be used together with {other}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from asm.image import Position
 from asm.source import AsmError, Diagnostic, Source, near_miss
+from emulator.engines import UNICORN
 from pushcall.usage import UsageError
 from runtime_model import toolchain as toolchains
 from runtime_model.boot import Config
@@ -94,9 +95,9 @@ class Options:
     goroot: Path | None = None
     trampoline: Source | None = None
     trampoline_syntax: str = "go"
-    engine: str = "unicorn"  # of runtime_model.boot.ENGINES
     cpu: str | None = None  # of runtime_model.trampoline.CPUS
     policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
+    engine: str = UNICORN  # of emulator.engines
 
 
 def read_source(path: Path) -> Source:

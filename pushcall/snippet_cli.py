@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emulator.engines import ENGINES, UNICORN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -91,12 +93,14 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-ENGINE = click.option(
-    "--engine",
-    type=click.Choice(("unicorn", "native")),
-    default="unicorn",
-    help="The emulator (the default), or this host's own processor.",
-)
+def engine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which processor executes it."""
+    return click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        help="What executes a snippet: unicorn (an emulator, the default) or native, this host's "
+        "own processor.",
+    )(command)
 
 
 def timers(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,8 +149,12 @@ def options(given: dict[str, Any], **more: Any) -> Any:
         "trampoline_syntax", "cpu", "package", "goroot",
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
-    chosen = {"engine": given["engine"]} if "engine" in given else {}
-    return Options(**{n: given[n] for n in names}, trampoline=trampoline, **chosen, **more)
+    return Options(
+        **{name: given[name] for name in names},
+        engine=given.get("engine") or UNICORN,
+        trampoline=trampoline,
+        **more,
+    )
 
 
 def scene(given: dict[str, Any]) -> dict[str, int | None]:

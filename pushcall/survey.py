@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from emulator.engines import NATIVE
 from emulator.frame_recorder import FrameRecorder
 from emulator.frames import Frames
 from pushcall.batch import Batch
@@ -61,7 +62,7 @@ class Survey:
         self.twin = twin
         self.share = share
         room = STRETCH + SLACK
-        if config.engine == "native":
+        if config.engine == NATIVE:
             from emulator.extended_images import Images
             from pushcall.native_batch import NativeBatch
 

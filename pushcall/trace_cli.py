@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.boot_cli import guest, is_elf, refuse_guest_options, trace_elf
-from pushcall.snippet_cli import FILE, common, options, scene, timer, timers
+from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _write(path: Path, text: str) -> None:
 @timers
 @guest
 @common
+@engine
 @click.option(
     "--preemption", type=click.IntRange(1), metavar="K", help="Of an executable: the K-th one (1)."
 )

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from emulator.dead_stack import DeadStack
-from emulator.fault import GuestStopped
+from emulator.engines import NATIVE, UNICORN
+from emulator.fault import FaultKind, GuestFault, GuestStopped
 from pushcall.crash import describe
 from pushcall.direct import INPUT_SIZE, INPUTS, Direct
 from pushcall.side import Side
@@ -30,13 +31,18 @@ if TYPE_CHECKING:
     from runtime_model.boot import Config
 
 
+def _refused(stopped: GuestStopped) -> bool:
+    return isinstance(stopped, GuestFault) and stopped.fault.kind is FaultKind.REFUSED
+
+
 @dataclass(frozen=True)
 class Run:
     """The program left alone: how many boundaries it has, how it ended, and its dead loads.
 
     A dead load is (boundary whose instruction reads stack that was dead, the last boundary at which
     it was); `lost` of them are not among `dead`. If it dies, that is at the boundary behind the
-    others, unless it never came to its first one.
+    others, unless it never came to its first one. `unrecorded`: Unicorn cannot execute it, and what
+    its boundaries read only shows when they are tried.
     """
 
     boundaries: int
@@ -45,6 +51,7 @@ class Run:
     crash: Crash | None = None
     dead: frozenset[tuple[int, int]] = field(default_factory=frozenset)
     lost: int = 0
+    unrecorded: bool = False
 
 
 class Worker:
@@ -61,10 +68,10 @@ class Worker:
             goroutines=1,
             policy=Policy(force_preempt_ns=None),
             budget=None,
-            engine="unicorn",  # it records; what tries the boundaries may be another one
         )
         self._start = start
-        self.twin = Side(self._alone, start)
+        # Unicorn records; what tries the boundaries may be another one.
+        self.twin = Side(dataclasses.replace(self._alone, engine=UNICORN), start)
         self._survey: Survey | None = None
         self._begun = False
 
@@ -72,7 +79,7 @@ class Worker:
     def engine(self) -> str:
         """Whose processor it is, as reports quote it."""
         name = self.twin.machine.cpu.name
-        return f"native, recorded by {name}" if self.config.engine == "native" else name
+        return f"{NATIVE}, recorded by {name}" if self.config.engine == NATIVE else name
 
     def _begin(self) -> bool:
         """Brings the twin to the first boundary, once; False if there is none."""
@@ -98,6 +105,8 @@ class Worker:
             try:
                 alive = twin.advance(budget)
             except GuestStopped as stopped:
+                if self.config.engine == NATIVE and _refused(stopped):
+                    return self._run_unrecorded(budget)
                 crash = describe(twin.rt, stopped)
         run = Run(
             twin.at,
@@ -108,6 +117,15 @@ class Worker:
         )
         twin.restart()
         return run
+
+    def _run_unrecorded(self, budget: int) -> Run:
+        """The same where Unicorn cannot execute the program: on the real processor."""
+        twin, crash, alive = self.direct_runner.twin, None, False
+        try:
+            alive = twin.advance(budget)
+        except GuestStopped as stopped:
+            crash = describe(twin.rt, stopped)
+        return Run(twin.at, ended=not alive and crash is None, crash=crash, unrecorded=True)
 
     def survey(
         self,
@@ -131,9 +149,12 @@ class Worker:
     @cached_property
     def direct_runner(self) -> Direct:
         """The two runtimes that stay side by side."""
-        side = Side(self._alone, self.twin)
-        side.begin(self._start)
-        return Direct(self.twin, side)
+        sides = [self.twin] if self.config.engine == UNICORN else []
+        while len(sides) < 2:
+            side = Side(self._alone, self.twin)
+            side.begin(self._start)
+            sides.append(side)
+        return Direct(*sides)
 
     def direct(
         self,

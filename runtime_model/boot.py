@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from asm.assemble import path_to_prefix
 from asm.image import Image
+from emulator.engines import UNICORN, processor
 from emulator.fault import GuestStopped
 from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot, UnmappedError
-from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import mgc, mheap, newstack, proc, proc_sysmon, signal_unix, stackpool
 from runtime_model.assembly import (
     GATES,
@@ -62,9 +62,6 @@ class BadProgramError(ValueError):
     """A program, version or number that cannot be run; the message says which and why."""
 
 
-ENGINES: Final = ("unicorn", "native")
-
-
 @dataclass(frozen=True)
 class Config:
     """What to run, and how. `entry` is a linker name; empty: main.main, else the first function."""
@@ -89,7 +86,7 @@ class Config:
     stacks: int = stackpool.STACKS  # where the first goroutine's lies, a page up
     stack_size: int = 2048  # of a new goroutine (fixedStack), a power of two
     max_stack: int = 1_000_000_000  # that none may grow beyond (runtime.main: maxstacksize)
-    engine: str = "unicorn"  # one of ENGINES
+    engine: str = UNICORN  # of emulator.engines
     gc: bool = False  # one more P, whose M is a mark worker (mgc.py)
 
 
@@ -158,7 +155,7 @@ def assembled(
     memory = Memory()
     machine = Machine(
         memory,
-        UnicornCpu(memory),
+        processor(memory, config.engine),
         slice_ns=config.slice_ns,
         budget=config.budget,
         gates_at=GATES + shift,

@@ -17,14 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from native_host import native_objection
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emulator"))
 
 from cpu_differential import Differential
-
-from emulator.fenced_child import FencedChild
-from emulator.host_cpuid import NativeUnavailableError
-from emulator.memory import Memory
 
 STEPS = int(os.environ.get("PUSHCALL_TRUTH_STEPS", "2000000"))
 SEED = int(os.environ.get("PUSHCALL_TRUTH_SEED", "1"))
@@ -44,10 +41,8 @@ def shard(seed: int, steps: int) -> tuple[int, list[str], Counter[str], list[str
 
 
 def test_every_instruction_does_what_the_processor_does() -> None:
-    try:
-        FencedChild(Memory()).close()
-    except NativeUnavailableError as error:
-        pytest.skip(f"the real processor cannot be stepped: {error}")
+    if why := native_objection():
+        pytest.skip(why)
     seeds = range(SEED, SEED + -(-STEPS // SHARD))
     total, refused, missing = 0, Counter[str](), list[str]()
     with ProcessPoolExecutor(2) as pool:

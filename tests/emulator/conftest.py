@@ -4,12 +4,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from native_host import native_objection
 from small_cpu import small_cpu
+
+from emulator import extended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.unicorn_cpu import UnicornCpu
+
+
+COUNTINGS = ("machine-code", "python", "block")
 
 
 def eager(*arguments: Any, **options: Any) -> UnicornCpu:
@@ -19,9 +25,25 @@ def eager(*arguments: Any, **options: Any) -> UnicornCpu:
     return cpu
 
 
-@pytest.fixture(params=["machine-code", "python", "block"])
-def machine(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
+@pytest.fixture(params=COUNTINGS)
+def unicorn(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
     """small_cpu with hooks of each kind: the results must be the same."""
-    if request.param == "block":
+    return _maker(request.param)
+
+
+@pytest.fixture(params=[*COUNTINGS, "native"])
+def machine(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
+    """The same, and the real processor: the results must still be the same."""
+    if request.param == "native":
+        needs = extended.FEATURES if "avx" in request.module.__name__ else 0
+        if why := native_objection(needs):
+            pytest.skip(why)
+    return _maker(request.param)
+
+
+def _maker(kind: str) -> Callable[..., UnicornCpu]:
+    if kind == "block":
         return eager
-    return partial(small_cpu, counting=request.param)
+    if kind == "native":
+        return partial(small_cpu, engine="native")
+    return partial(small_cpu, counting=kind)

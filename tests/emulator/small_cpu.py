@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
+from emulator.engines import processor
 from emulator.memory import Memory, Prot
 from emulator.registers import Registers
 from emulator.unicorn_cpu import UnicornCpu
@@ -23,7 +24,12 @@ def assemble(text: str) -> bytes:
 
 
 def small_cpu(
-    text: str | bytes, *, counting: str | None = None, code: Prot = Prot.RX, **registers: int
+    text: str | bytes,
+    *,
+    counting: str | None = None,
+    code: Prot = Prot.RX,
+    engine: str = "unicorn",
+    **registers: int,
 ) -> UnicornCpu:
     """A processor about to execute `text`, with a guard page below its stack."""
     memory = Memory()
@@ -33,7 +39,9 @@ def small_cpu(
     memory.map("guard", STACK - 0x1000, 0x1000, Prot.NONE)
     memory.map("stack", STACK, STACK_END - STACK, Prot.RW)
     memory.write(CODE, text if isinstance(text, bytes) else assemble(text))
-    cpu = UnicornCpu(memory, counting=counting)
+    cpu = (
+        processor(memory, "native") if engine == "native" else UnicornCpu(memory, counting=counting)
+    )
     block = Registers()
     block["RIP"] = CODE
     block["RSP"] = STACK_END - 0x100

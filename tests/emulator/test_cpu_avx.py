@@ -171,10 +171,10 @@ def test_kmov_moves_so_many_bits_and_clears_the_rest(machine: Machine, width: in
 
 
 # SDM volume 2, 2.8.1: type 1 instructions fault with #GP on an address that is not aligned.
-def test_aligned_moves_fault_on_other_addresses(machine: Machine) -> None:
-    cpu, stop = run(machine, ALIGNED_Y1, rdi=DATA + 32)
+def test_aligned_moves_fault_on_other_addresses(unicorn: Machine) -> None:
+    cpu, stop = run(unicorn, ALIGNED_Y1, rdi=DATA + 32)
     assert state(cpu)["YMM1"] == value(0, 32)
-    cpu, stop = run(machine, ALIGNED_Y1, rdi=DATA + 16, YMM1=9)
+    cpu, stop = run(unicorn, ALIGNED_Y1, rdi=DATA + 16, YMM1=9)
     assert stop.fault is not None
     assert (stop.executed, stop.fault.kind, stop.fault.address) == (0, FaultKind.PRIVILEGED, None)
     assert "0x600010 is not aligned to 32 bytes" in stop.fault.detail
@@ -242,8 +242,8 @@ def test_every_form_of_each_mnemonic_is_done() -> None:
     assert len(avx_forms.NAMES) == 140
 
 
-def test_a_recording_has_the_steps_and_what_they_overwrote(machine: Machine) -> None:
-    cpu = machine(bytes.fromhex(LOAD_Y1 + STORE_Y1 + "90" + SYSCALL), RDI=DATA)
+def test_a_recording_has_the_steps_and_what_they_overwrote(unicorn: Machine) -> None:
+    cpu = unicorn(bytes.fromhex(LOAD_Y1 + STORE_Y1 + "90" + SYSCALL), RDI=DATA)
     cpu.memory.write(DATA, CONTENT)
     with Recorder(cpu) as recorder:
         cpu.run(99)

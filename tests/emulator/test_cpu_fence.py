@@ -100,9 +100,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("code", REFUSED)
 def test_instructions_that_unicorn_misexecutes_are_refused_by_name(
-    machine: Machine, code: str
+    unicorn: Machine, code: str
 ) -> None:
-    cpu = machine(b"\x90" + bytes.fromhex(code) + b"\x90", RDI=DATA)
+    cpu = unicorn(b"\x90" + bytes.fromhex(code) + b"\x90", RDI=DATA)
     before = state(cpu)
     stop = cpu.run(99)
     assert (stop.reason, stop.executed) == (StopReason.FAULT, 1)
@@ -113,8 +113,8 @@ def test_instructions_that_unicorn_misexecutes_are_refused_by_name(
 
 
 @pytest.mark.parametrize(("mxcsr", "ok"), [(0x1F80, True), (0x7FBF, True), (0x9F80, False)])
-def test_mxcsr_loads_only_what_unicorn_obeys(machine: Machine, mxcsr: int, ok: bool) -> None:
-    cpu = machine("ldmxcsr [rdi]; stmxcsr [rdi + 4]; syscall", RDI=DATA)
+def test_mxcsr_loads_only_what_unicorn_obeys(unicorn: Machine, mxcsr: int, ok: bool) -> None:
+    cpu = unicorn("ldmxcsr [rdi]; stmxcsr [rdi + 4]; syscall", RDI=DATA)
     cpu.memory.put_u32(DATA, mxcsr)
     stop = cpu.run(99)
     assert (stop.reason is StopReason.SYSCALL) is ok
@@ -128,15 +128,15 @@ def test_mxcsr_loads_only_what_unicorn_obeys(machine: Machine, mxcsr: int, ok: b
     assert (stop.reason is StopReason.COUNT) is ok
 
 
-def test_aligned_operands_run_in_a_loop_and_count(machine: Machine) -> None:
+def test_aligned_operands_run_in_a_loop_and_count(unicorn: Machine) -> None:
     text = "l: movaps xmm0, [rdi + rcx]; paddb xmm1, [rdi]; sub rcx, 16; jnz l; syscall"
-    cpu = machine(text, RDI=DATA, RCX=160)
+    cpu = unicorn(text, RDI=DATA, RCX=160)
     assert cpu.run(17) == Stop(StopReason.COUNT, 17)
     assert cpu.run(999) == Stop(StopReason.SYSCALL, 41 - 17)
-    cpu = machine(text, RDI=DATA, RCX=168)
+    cpu = unicorn(text, RDI=DATA, RCX=168)
     stop = cpu.run(999)
     assert (stop.reason, stop.executed, cpu.rip()) == (StopReason.FAULT, 0, CODE)
-    cpu = machine("movdqa xmm1, fs:[rbx * 8 - 8]; syscall", RBX=1, FS_BASE=DATA + 8)
+    cpu = unicorn("movdqa xmm1, fs:[rbx * 8 - 8]; syscall", RBX=1, FS_BASE=DATA + 8)
     stop = cpu.run(9)
     assert stop.fault is not None
     assert "0x600008 is not aligned" in stop.fault.detail
@@ -174,21 +174,21 @@ def test_cmpxchg_in_a_block_is_watched(machine: Machine) -> None:
     assert ends[0].diff(ends[1]) == []
 
 
-def test_x87_runs_while_its_stack_holds(machine: Machine) -> None:
-    cpu = machine("l: fld1; dec ecx; jnz l; syscall", RCX=9)
+def test_x87_runs_while_its_stack_holds(unicorn: Machine) -> None:
+    cpu = unicorn("l: fld1; dec ecx; jnz l; syscall", RCX=9)
     stop = cpu.run(99)
     assert (stop.reason, stop.executed) == (StopReason.FAULT, 24)
     assert stop.fault is not None
     assert stop.fault.detail == "fld1: x87 stack overflow"
-    cpu = machine("fld1; fld1; faddp; syscall", FCW=0x37B)
+    cpu = unicorn("fld1; fld1; faddp; syscall", FCW=0x37B)
     assert cpu.run(9).executed == 0
 
 
 # SDM volume 1, 4.8.3.4: a conversion makes a signalling NaN quiet; Unicorn stores it as it is.
-def test_a_signalling_nan_is_not_stored_as_float_or_double(machine: Machine) -> None:
+def test_a_signalling_nan_is_not_stored_as_float_or_double(unicorn: Machine) -> None:
     for store in ("fstp dword ptr [rdi]", "fst qword ptr [rdi]", "fstp tbyte ptr [rdi]"):
         for fraction, refused in ((1 << 63 | 5, "tbyte" not in store), (3 << 62 | 5, False)):
-            cpu = machine(f"fld tbyte ptr [rdi]; {store}; syscall", RDI=DATA)
+            cpu = unicorn(f"fld tbyte ptr [rdi]; {store}; syscall", RDI=DATA)
             cpu.memory.write(DATA, fraction.to_bytes(8, "little") + b"\xff\x7f")
             stop = cpu.run(9)
             assert (stop.reason is StopReason.FAULT) is refused
@@ -222,17 +222,17 @@ def test_a_jump_into_an_instruction_meets_what_is_there(machine: Machine) -> Non
 
 
 # SDM volume 2, CPUID: leaf 1, ECX bits 27 and 28; leaf 7, EBX bits 3, 5, 8 and 16; leaf 0DH.
-def test_cpuid_tells_of_nothing_that_is_refused(machine: Machine) -> None:
+def test_cpuid_tells_of_nothing_that_is_refused(unicorn: Machine) -> None:
     def told(leaf: int, subleaf: int = 0) -> list[int]:
         ones = {"RBX": 2**64 - 1, "RDX": 2**64 - 1}
-        cpu = machine("cpuid; syscall", RAX=1 << 40 | leaf, RCX=1 << 40 | subleaf, **ones)
+        cpu = unicorn("cpuid; syscall", RAX=1 << 40 | leaf, RCX=1 << 40 | subleaf, **ones)
         assert cpu.run(9) == Stop(StopReason.SYSCALL, 2)
         return [state(cpu)[name] for name in ("RAX", "RBX", "RCX", "RDX")]
 
     assert told(1)[2] >> 27 & 3 == 1  # OSXSAVE, not AVX
     assert told(7)[1] & (1 << 3 | 1 << 5 | 1 << 8 | 1 << 16) == 0
     assert told(7)[1] & 1 << 9  # ERMS, as it was
-    cpu = machine("xgetbv; syscall", RCX=0)
+    cpu = unicorn("xgetbv; syscall", RCX=0)
     cpu.run(9)
     assert told(0xD) == [state(cpu)["RAX"], 576, 576, 0]
     assert told(0xD, 1) == told(0xD, 2) == [0, 0, 0, 0]

@@ -182,8 +182,8 @@ def test_marks_reach_regions_that_are_attached_later(machine: Machine) -> None:
     assert cpu.run(9) == Stop(StopReason.WATCH, 3)
 
 
-def test_code_that_python_changed_is_seen_after_a_flush(machine: Machine) -> None:
-    cpu = machine("l: inc rax; dec rbx; jnz l; syscall", RBX=1000)
+def test_code_that_python_changed_is_seen_after_a_flush(unicorn: Machine) -> None:
+    cpu = unicorn("l: inc rax; dec rbx; jnz l; syscall", RBX=1000)
     cpu.run(30)
     cpu.memory.write(CODE, assemble("dec rax"))
     cpu.flush_code(CODE, 3)

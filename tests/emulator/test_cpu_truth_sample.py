@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from cpu_differential import CODE, Differential
 from instruction_forms import GROUPS
+from native_host import native_objection
 
 from emulator.fenced_child import FencedChild
-from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Memory, Prot
 from emulator.registers import Registers
 
@@ -17,10 +17,8 @@ SEED = 20260
 
 @pytest.fixture(scope="module", autouse=True)
 def _traceable() -> None:
-    try:
-        FencedChild(Memory()).close()
-    except NativeUnavailableError as error:
-        pytest.skip(f"the real processor cannot be stepped: {error}")
+    if why := native_objection():
+        pytest.skip(why)
 
 
 @pytest.mark.parametrize("group", GROUPS)

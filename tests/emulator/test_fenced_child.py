@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from native_host import native_objection
 from small_cpu import CODE, CODE_END, CONSTANTS, DATA, DATA_END, STACK, STACK_END, assemble
 
 from emulator.fenced_child import FencedChild
@@ -42,10 +43,9 @@ def memory() -> Memory:
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[FencedChild]:
-    try:
-        made = FencedChild(memory())
-    except NativeUnavailableError as error:
-        pytest.skip(f"the real processor cannot be used: {error}")
+    if why := native_objection():
+        pytest.skip(why)
+    made = FencedChild(memory())
     yield made
     made.close()
 
@@ -223,7 +223,7 @@ def test_killed_by_somebody_it_says_so() -> None:
 
 
 def test_it_dies_with_us() -> None:
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    places = [str(Path(__file__).parents[n]) for n in range(3)]
     text = f"""
 import sys
 sys.path[:0] = {places!r}

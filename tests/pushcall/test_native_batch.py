@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from native_host import native_objection
 from test_avx_trampolines import LAYOUTS, LIVE, SHORT, blamed, text_of, without
 from test_batch import LOOP, MUTANTS
 from test_batch_hooks import TRAMPOLINES, tried
@@ -12,9 +13,7 @@ from asm.mkpreempt import stack_text
 from emulator import frames
 from emulator.extended import FEATURES
 from emulator.extended_images import AREA
-from emulator.fenced_child import FencedChild
-from emulator.host_cpuid import NativeUnavailableError, cpuid
-from emulator.memory import Memory
+from emulator.host_cpuid import cpuid
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, XMM
 from pushcall.api import check
 from pushcall.batch import NO_INSTRUCTION
@@ -23,10 +22,8 @@ from pushcall.batch_hooks import CALL_SIZE, Word
 
 @pytest.fixture(autouse=True)
 def _host() -> None:
-    try:
-        FencedChild(Memory()).close()
-    except NativeUnavailableError as error:
-        pytest.skip(f"no batch on the real processor: {error}")
+    if why := native_objection():
+        pytest.skip(why)
 
 
 def test_the_text_has_the_words_and_offsets_of_the_tables() -> None:

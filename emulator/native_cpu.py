@@ -1,0 +1,405 @@
+"""The real processor as an engine: x86-64 Linux, one instruction at a time, in a fenced child.
+
+Each step is ptrace(2)'s, so the count is exact; a REP instruction steps by iterations. What the
+Unicorn engine's fence refuses is simply executed. What no run could repeat, or what would not be
+the guest's own, is done here or refused by name:
+- SYSCALL, and gates, are never executed; INT 0x80 and SYSENTER are refused;
+- RDTSC and RDTSCP show virtual time; RDRAND and RDSEED give the numbers of a seed;
+- PUSHF does not store the trap flag that stepping sets;
+- loads of segment registers, far transfers and INT1 would leave what a step tells; what reads the
+  kernel's tables or its number of the processor would tell of the host.
+
+CPUID and XGETBV tell of this processor. A child has the memory as it was mapped when it was made;
+where that changes the next run makes a new one.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from emulator import fence
+from emulator.accesses import accesses
+from emulator.cpu import Stop, StopReason
+from emulator.fault import Fault, FaultKind
+from emulator.fenced_child import FencedChild
+from emulator.memory import Prot
+from emulator.ptrace import STEPPED, Halt
+from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers, loadable_flags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from emulator.memory import Memory, Region
+
+_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
+_FPE_INTDIV, _BUS_ADRALN, _SEGV_MAPERR, _SEGV_ACCERR = 1, 1, 1, 2
+_U64: Final = 2**64 - 1
+_TF: Final = int(Flags.TF)
+
+
+class Kind(Enum):
+    """How an instruction is executed."""
+
+    PLAIN = "plain"
+    SYSCALL = "syscall"
+    PUSHF = "pushf"
+    POPF = "popf"
+    TIME = "time"  # RDTSC
+    TIME_AND_PROCESSOR = "time and processor"  # RDTSCP
+    RANDOM = "random"  # RDRAND, RDSEED
+    BREAKPOINT = "breakpoint"
+    REFUSED = "refused"
+
+
+_INTERRUPTS: Final = {0x03: Kind.BREAKPOINT, 0x80: Kind.REFUSED}
+_BY_OPCODE: Final = {
+    0x8E: Kind.REFUSED,  # MOV to a segment register
+    0x9C: Kind.PUSHF, 0x9D: Kind.POPF,
+    0xCA: Kind.REFUSED, 0xCB: Kind.REFUSED, 0xCF: Kind.REFUSED,  # far RET, IRET
+    0xCC: Kind.BREAKPOINT,
+    0xF1: Kind.REFUSED,  # INT1
+}  # fmt: skip
+_BY_OPCODE_0F: Final = {
+    0x02: Kind.REFUSED, 0x03: Kind.REFUSED,  # LAR, LSL
+    0x05: Kind.SYSCALL,
+    0x31: Kind.TIME,
+    0x34: Kind.REFUSED,  # SYSENTER
+    0xB2: Kind.REFUSED, 0xB4: Kind.REFUSED, 0xB5: Kind.REFUSED,  # LSS, LFS, LGS
+    0xA1: Kind.REFUSED, 0xA9: Kind.REFUSED,  # POP FS, POP GS
+}  # fmt: skip
+
+
+def classify(code: bytes) -> Kind:
+    """How the instruction that `code` starts with is executed."""
+    prefixes, _, index = fence.opcode(code)
+    first, second, third = code[index : index + 3].ljust(3, b"\0")
+    digit = second >> 3 & 7
+    if first == 0xCD:
+        return _INTERRUPTS.get(second, Kind.PLAIN)
+    if first == 0xFF:
+        return Kind.REFUSED if digit in (3, 5) else Kind.PLAIN  # far CALL and JMP
+    if first != 0x0F:
+        return _BY_OPCODE.get(first, Kind.PLAIN)
+    digit, in_memory = third >> 3 & 7, third < 0xC0
+    if second == 0x00:
+        return Kind.REFUSED if digit in (0, 1, 4, 5) else Kind.PLAIN  # SLDT, STR, VERR, VERW
+    if second == 0x01:
+        if third == 0xF9:
+            return Kind.TIME_AND_PROCESSOR
+        tells = digit == 4 or (in_memory and digit < 2)  # SMSW, SGDT, SIDT
+        return Kind.REFUSED if tells or third == 0xEF else Kind.PLAIN  # WRPKRU
+    if second == 0xC7 and not in_memory:
+        if digit == 7 and 0xF3 in prefixes:
+            return Kind.REFUSED  # RDPID
+        return Kind.RANDOM if digit in (6, 7) else Kind.PLAIN
+    return _BY_OPCODE_0F.get(second, Kind.PLAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What there is to know about an address that is about to be executed."""
+
+    kind: Kind
+    gate: bool = False
+    armed: StopReason | None = None  # why an armed run stops there
+    objection: Fault | None = None  # why nobody executes it
+
+
+class NativeCpu:
+    """One processor, an `emulator.cpu.Cpu`; raises NativeUnavailableError where there is none.
+
+    Use it from one thread only: ptrace insists on that. `time_stamp` is the time-stamp counter
+    that RDTSC and RDTSCP read, `processor` RDTSCP's ECX; `seed` starts what RDRAND and RDSEED give.
+    """
+
+    def __init__(self, memory: Memory, *, seed: int = 0) -> None:
+        self.memory = memory
+        memory.shared = True
+        self.name = "native, single-stepped"
+        self.time_stamp: Callable[[], int] = lambda: 0
+        self.processor = 0
+        self._random = random.Random(seed)  # noqa: S311  # must be the same each time
+        self._child: FencedChild | None = FencedChild(memory)
+        self.features = self._child.features
+        self._state = Registers()
+        self._inside = False  # whether the child has the registers, and `_state` not
+        self._rip = 0
+        self._flags = 0
+        self._done = 0  # instructions of the current run
+        self._gates: list[tuple[int, int]] = []
+        self._watched: list[tuple[int, int]] = []
+        self._breakpoints: set[int] = set()
+        self._refused: dict[int, str] = {}
+        self._known: dict[int, _Place] = {}
+
+    def close(self) -> None:
+        """Ends the child; the next run makes another one."""
+        if self._child is not None:
+            self._bring()
+            self._child.close()
+            self._child = None
+
+    # Memory and code.
+
+    def attach(self, region: Region) -> None:  # noqa: ARG002  # the child gets all that there is
+        """See `emulator.cpu.Cpu.attach`."""
+        self.remap()
+
+    def remap(self) -> None:
+        """See `emulator.cpu.Cpu.remap`."""
+        self._known.clear()
+        self.close()
+
+    def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
+        """See `emulator.cpu.Cpu.load_code`."""
+
+    def flush_code(self, start: int, size: int) -> None:  # noqa: ARG002  # little is lost
+        """See `emulator.cpu.Cpu.flush_code`."""
+        self._known.clear()
+
+    def add_gates(self, start: int, end: int) -> None:
+        """See `emulator.cpu.Cpu.add_gates`."""
+        self._gates.append((start, end))
+        self._known.clear()
+
+    def add_watch(self, start: int, end: int) -> None:
+        """See `emulator.cpu.Cpu.add_watch`."""
+        self._watched.append((start, end))
+        self._known.clear()
+
+    def add_breakpoint(self, address: int) -> None:
+        """See `emulator.cpu.Cpu.add_breakpoint`."""
+        self._breakpoints.add(address)
+        self._known.pop(address, None)
+
+    def remove_breakpoint(self, address: int) -> None:
+        """See `emulator.cpu.Cpu.remove_breakpoint`."""
+        self._breakpoints.discard(address)
+        self._known.pop(address, None)
+
+    def refuse(self, address: int, detail: str) -> None:
+        """See `emulator.cpu.Cpu.refuse`."""
+        self._refused[address] = detail
+        self._known.pop(address, None)
+
+    # Registers.
+
+    def load(self, registers: Registers) -> None:
+        """Sets all registers. Raises ValueError for flags that no user program can have."""
+        flags = loadable_flags(registers["RFLAGS"])
+        self._state = registers.copy()
+        self._state["RFLAGS"] = self._flags = flags
+        self._rip = registers["RIP"]
+        self._inside = False
+
+    def save(self, registers: Registers) -> None:
+        """Stores all registers into the given block."""
+        self._bring()
+        registers.block[:] = self._state.block
+        registers.extended = self._state.extended
+
+    def _bring(self) -> None:
+        """Brings the registers from the child, if they are there."""
+        if self._inside:
+            assert self._child is not None
+            self._child.save(self._state)
+            self._state["RFLAGS"] &= ~int(Flags.RF)
+            self._inside = False
+
+    def _enter(self) -> FencedChild:
+        """Brings the registers into the child, unless they are there."""
+        child = self._child
+        if child is None:
+            child = self._child = FencedChild(self.memory)
+        if not self._inside:
+            child.load(self._state)
+            self._inside = True
+        return child
+
+    def rip(self) -> int:
+        """The current RIP, without saving the rest."""
+        return self._rip
+
+    @property
+    def random_state(self) -> object:
+        """What RDRAND and RDSEED go on from."""
+        return self._random.getstate()
+
+    @random_state.setter
+    def random_state(self, state: object) -> None:
+        self._random.setstate(state)  # type: ignore[arg-type]
+
+    # Execution.
+
+    def executed(self) -> int:
+        """Instructions that the current run has completed."""
+        return self._done
+
+    def run(self, count: int, *, armed: bool = True) -> Stop:
+        """Executes at most `count` instructions: see `emulator.cpu.Cpu.run`.
+
+        A run that ends for its count says so, whatever is special about the next instruction.
+        """
+        self._done = 0
+        known = self._known
+        while self._done < count:
+            place = known.get(self._rip) or self._look(self._rip)
+            if place.gate:
+                return Stop(StopReason.GATE, self._done)
+            if place.armed is not None and armed:
+                return Stop(place.armed, self._done)
+            if place.objection is not None:
+                return Stop(StopReason.FAULT, self._done, place.objection)
+            if place.kind is Kind.SYSCALL:
+                self._instead({})
+                return Stop(StopReason.SYSCALL, self._done)
+            trapped = self._flags & _TF
+            fault = self._execute(place.kind)
+            if fault is not None:
+                return Stop(StopReason.FAULT, self._done, fault)
+            if trapped:
+                # A trap, not a fault: the instruction before RIP was executed.
+                fault = Fault(FaultKind.EXCEPTION, self._rip, None, "single-step trap")
+                return Stop(StopReason.FAULT, self._done, fault)
+        return Stop(StopReason.COUNT, self._done)
+
+    def _execute(self, kind: Kind) -> Fault | None:
+        """One instruction that may be executed; the fault, if it does."""
+        if kind in (Kind.TIME, Kind.TIME_AND_PROCESSOR):
+            now = self.time_stamp() & _U64
+            results = {"RAX": now & 0xFFFF_FFFF, "RDX": now >> 32}
+            if kind is Kind.TIME_AND_PROCESSOR:
+                results["RCX"] = self.processor & 0xFFFF_FFFF
+            self._instead(results)
+            return None
+        if kind is Kind.RANDOM:
+            self._draw()
+            return None
+        child = self._enter()
+        halt = child.step()
+        if halt is not STEPPED:
+            return self._fault(halt)
+        self._rip, self._flags = child.rip(), child.flags()
+        self._done += 1
+        if kind is Kind.PUSHF:
+            self._hide_trap_flag()
+        elif kind is Kind.POPF:
+            child.settle()
+        return None
+
+    def _look(self, rip: int) -> _Place:
+        """Finds out about an address, and keeps it where it is not the guest's to change."""
+        for start, end in self._gates:
+            if start <= rip < end:
+                return _Place(Kind.PLAIN, gate=True)
+        reason = None
+        if rip in self._breakpoints:
+            reason = StopReason.BREAK
+        elif any(start <= rip < end for start, end in self._watched):
+            reason = StopReason.WATCH
+        region = self.memory.find(rip)
+        if region is None or not region.prot & Prot.EXEC:
+            nature = FaultKind.FETCH if region is None else FaultKind.FETCH_PROTECTED
+            return _Place(Kind.PLAIN, armed=reason, objection=Fault(nature, rip, rip))
+        code = self._code(rip)
+        kind = classify(code)
+        objection = None
+        if rip in self._refused:
+            objection = Fault(FaultKind.REFUSED, rip, None, self._refused[rip])
+        elif kind is Kind.REFUSED:
+            detail = fence.name(code, rip)
+            detail += ": a 32-bit system call" if b"\xcd\x80" in code[:4] else ""
+            objection = Fault(FaultKind.REFUSED, rip, None, detail)
+        elif kind is Kind.BREAKPOINT:
+            objection = Fault(FaultKind.BREAKPOINT, rip)
+        place = _Place(kind, armed=reason, objection=objection)
+        if not region.prot & Prot.WRITE:
+            self._known[rip] = place
+        return place
+
+    def _code(self, rip: int) -> bytes:
+        """The bytes that one instruction can have, fewer where memory ends."""
+        code = b""
+        while len(code) < fence.MAX_LENGTH:
+            region = self.memory.find(rip + len(code))
+            if region is None:
+                break
+            start = rip + len(code) - region.start
+            code += region.view[start : start + fence.MAX_LENGTH - len(code)]
+        return code
+
+    def _instead(self, results: dict[str, int]) -> None:
+        """Executes the instruction at RIP by writing its results."""
+        from emulator.disassembly import disassemble
+
+        size = disassemble(self._code(self._rip), self._rip, 1)[0].size
+        self._bring()
+        for name, value in results.items():
+            self._state[name] = value
+        self._rip = self._state["RIP"] = self._rip + size
+        self._flags = self._state["RFLAGS"]
+        self._done += 1
+
+    def _draw(self) -> None:
+        """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
+        instruction = fence.random(self._code(self._rip))
+        self._bring()
+        name = GENERAL[instruction.register]
+        value = self._random.getrandbits(instruction.bits)
+        if instruction.bits == 16:
+            value |= self._state[name] & ~0xFFFF
+        flags = self._state["RFLAGS"] & ~int(ARITHMETIC_FLAGS)
+        self._instead({name: value, "RFLAGS": flags | Flags.CF})
+
+    def _hide_trap_flag(self) -> None:
+        """What PUSHF has stored has TF set, which stepping does: it is ours, not the guest's."""
+        if self._flags & _TF:
+            return
+        self._bring()
+        view, offset = self.memory.locate(self._state["RSP"], 2)
+        view[offset + 1] &= ~(_TF >> 8)  # the processor's store, not Python's
+
+    # Faults.
+
+    def _fault(self, halt: Halt) -> Fault:
+        """What an instruction has raised, by the signal that Linux makes of it."""
+        rip, signo, code = self._rip, halt.signo, halt.code
+        if signo == _SIGILL:
+            return Fault(FaultKind.INVALID, rip)
+        if signo == _SIGFPE:
+            if code == _FPE_INTDIV:
+                return Fault(FaultKind.DIVIDE, rip)
+            return Fault(FaultKind.EXCEPTION, rip, None, f"floating-point exception, code {code}")
+        if signo == _SIGBUS and code == _BUS_ADRALN:
+            return Fault(FaultKind.EXCEPTION, rip, None, "alignment check")
+        if signo == _SIGSEGV and code in (_SEGV_MAPERR, _SEGV_ACCERR):
+            return self._page_fault(halt.address)
+        if signo in (_SIGSEGV, _SIGBUS):
+            return Fault(FaultKind.PRIVILEGED, rip, None, self._name())
+        return Fault(FaultKind.EXCEPTION, rip, None, f"signal {signo}, code {code}")
+
+    def _name(self) -> str:
+        """The instruction at RIP, with the addresses of its operands that are in memory."""
+        self._bring()
+        code = self._code(self._rip)
+        places = ", ".join(f"{each.address:#x}" for each in accesses(code, self._state))
+        return fence.name(code, self._rip) + (f": at {places}" if places else "")
+
+    def _page_fault(self, address: int) -> Fault:
+        self._bring()
+        rip, region = self._rip, self.memory.find(address)
+        code = self._code(rip)
+        executable = region is not None and region.prot & Prot.EXEC
+        if rip <= address < rip + fence.MAX_LENGTH and not executable:
+            kind = FaultKind.FETCH if region is None else FaultKind.FETCH_PROTECTED
+            return Fault(kind, rip, address)
+        found = [access for access in accesses(code, self._state) if access.covers(address)]
+        # Where it reads and writes the processor asks for both at once.
+        writes = any(access.writes for access in found)
+        if region is None:
+            return Fault(FaultKind.WRITE if writes else FaultKind.READ, rip, address)
+        kind = FaultKind.WRITE_PROTECTED if writes else FaultKind.READ_PROTECTED
+        return Fault(kind, rip, address)

@@ -1,0 +1,31 @@
+"""One program on both engines: what `pushcall run --json --events` says of it on each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emulator.engines import ENGINES
+from pushcall import run as running
+from pushcall.api import ProgramOptions, program
+from runtime_model.policy import Policy
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def documents(
+    source: str | Path, timer: running.Injection | int, given: ProgramOptions
+) -> list[dict[str, Any]]:
+    """The documents of both engines, without the engine's name; a number is sysmon's quantum."""
+    made = []
+    for engine in ENGINES:
+        exact = isinstance(timer, running.Injection)
+        policy = Policy(None if exact else timer)  # type: ignore[arg-type]
+        options = ProgramOptions(**given, engine=engine)  # type: ignore[typeddict-item]
+        loaded = program(source, EXAMPLES, policy=policy, **options)
+        injection = timer if isinstance(timer, running.Injection) else running.Injection()
+        rt, out = running.run(loaded, injection, keep_events=True)
+        document = running.to_json(rt, out)
+        assert engine in document.pop("engine")
+        made.append(document)
+    return made
