@@ -108,7 +108,7 @@ def test_before_1_17_arguments_lie_on_the_stack(tmp_path: Path) -> None:
     result = quick(path, "5", "5")
     assert result.points == 3
     assert result.notes[0].startswith(f"the call died at {TEXT + 10:#x} main.f+0xa")
-    assert "read of unmapped memory at 0x5" in result.notes[0]
+    assert "write to unmapped memory at 0x5" in result.notes[0]
     assert result.status == 0
 
 
