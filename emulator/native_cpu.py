@@ -30,9 +30,10 @@ from emulator.ptrace import STEPPED, Halt
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers, loadable_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from emulator.memory import Memory, Region
+    from emulator.recording import Recorder
 
 _SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
 _FPE_INTDIV, _BUS_ADRALN, _SEGV_MAPERR, _SEGV_ACCERR = 1, 1, 1, 2
@@ -125,7 +126,9 @@ class NativeCpu:
         self._child: FencedChild | None = FencedChild(memory)
         self.features = self._child.features
         self._state = Registers()
-        self._inside = False  # whether the child has the registers, and `_state` not
+        self._inside = False  # whether the child has the registers
+        self._fresh = True  # whether `_state` has them
+        self._recorder: Recorder | None = None
         self._rip = 0
         self._flags = 0
         self._done = 0  # instructions of the current run
@@ -140,7 +143,7 @@ class NativeCpu:
         if self._child is not None:
             self._bring()
             self._child.close()
-            self._child = None
+            self._child, self._inside = None, False
 
     # Memory and code.
 
@@ -193,7 +196,7 @@ class NativeCpu:
         self._state = registers.copy()
         self._state["RFLAGS"] = self._flags = flags
         self._rip = registers["RIP"]
-        self._inside = False
+        self._inside, self._fresh = False, True
 
     def save(self, registers: Registers) -> None:
         """Stores all registers into the given block."""
@@ -202,12 +205,12 @@ class NativeCpu:
         registers.extended = self._state.extended
 
     def _bring(self) -> None:
-        """Brings the registers from the child, if they are there."""
-        if self._inside:
+        """Brings the registers from the child, if they are only there."""
+        if not self._fresh:
             assert self._child is not None
             self._child.save(self._state)
             self._state["RFLAGS"] &= ~int(Flags.RF)
-            self._inside = False
+            self._fresh = True
 
     def _enter(self) -> FencedChild:
         """Brings the registers into the child, unless they are there."""
@@ -254,11 +257,17 @@ class NativeCpu:
             if place.objection is not None:
                 return Stop(StopReason.FAULT, self._done, place.objection)
             if place.kind is Kind.SYSCALL:
+                if self._recorder is not None:
+                    self._note(self._recorder)
                 self._instead({})
                 return Stop(StopReason.SYSCALL, self._done)
+            if self._recorder is not None:
+                self._note(self._recorder)
             trapped = self._flags & _TF
             fault = self._execute(place.kind)
             if fault is not None:
+                if self._recorder is not None:
+                    self._recorder.drop()
                 return Stop(StopReason.FAULT, self._done, fault)
             if trapped:
                 # A trap, not a fault: the instruction before RIP was executed.
@@ -279,6 +288,7 @@ class NativeCpu:
             self._draw()
             return None
         child = self._enter()
+        self._fresh = False
         halt = child.step()
         if halt is not STEPPED:
             return self._fault(halt)
@@ -289,6 +299,32 @@ class NativeCpu:
         elif kind is Kind.POPF:
             child.settle()
         return None
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Has everything that is executed recorded, or nothing any more; a recorder calls this."""
+        if recorder is not None and self._recorder is not None:
+            raise RuntimeError("this processor is being recorded already")
+        self._recorder = recorder
+
+    def _note(self, recorder: Recorder) -> None:
+        """Records the instruction at RIP, and what it may overwrite."""
+        if not recorder.room:
+            recorder.collect()
+        self._bring()
+        recorder.note_registers(self._state)
+        for access in accesses(self._code(self._rip), self._state):
+            if access.writes:
+                for start, size in self._writable(access.address, access.size):
+                    recorder.note_store(start, size)
+
+    def _writable(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range that can be written."""
+        while size > 0:
+            region = self.memory.find(address)
+            part = min(size, region.end - address) if region is not None else 1
+            if region is not None and region.prot & Prot.WRITE:
+                yield address, part
+            address, size = address + part, size - part
 
     def _look(self, rip: int) -> _Place:
         """Finds out about an address, and keeps it where it is not the guest's to change."""
@@ -337,6 +373,7 @@ class NativeCpu:
 
         size = disassemble(self._code(self._rip), self._rip, 1)[0].size
         self._bring()
+        self._inside = False
         for name, value in results.items():
             self._state[name] = value
         self._rip = self._state["RIP"] = self._rip + size

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
 from emulator import extended
+from emulator.counting_cpu import CountingCpu
 from emulator.extended_history import ExtendedHistory
 from emulator.hooks import CODE_HOOK, Field, host_address, machine_code_hooks
 from emulator.record_hooks import (
@@ -36,10 +37,11 @@ from emulator.unicorn_raw import CTL_TB_FLUSH, HOOK_MEM_WRITE, function_address
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emulator.counting_cpu import CountingCpu
+    from emulator.native_cpu import NativeCpu
 
 STRETCH: Final = 1024  # records between two that are whole
-STORES_ROOM: Final = 128 * STRETCH  # FXSAVE makes 64 stores
+STORES_ROOM: Final = 128 * STRETCH  # FXSAVE makes 64 stores,
+LARGEST: Final = 512  # XSAVE less than so many
 _RIP: Final = LAYOUT["RIP"][0]
 _STORE: Final = struct.Struct("<QQQ8s")
 
@@ -233,7 +235,7 @@ class Recorder:
     instructions.
     """
 
-    def __init__(self, cpu: CountingCpu, *, stores: bool = True) -> None:
+    def __init__(self, cpu: CountingCpu | NativeCpu, *, stores: bool = True) -> None:
         self.recording = Recording()
         self.noted = (0, 0)  # position and address of the last store of Python's
         self._cpu = cpu
@@ -247,7 +249,8 @@ class Recorder:
         self._collected = 0  # records that the recording has
         self._hook: int | None = None
         codes = {"RECORD": RECORD, "STORE": STORE_CODE}
-        machine = machine_code_hooks(codes) if cpu.counting != "python" else None
+        counted = isinstance(cpu, CountingCpu) and cpu.counting != "python"
+        machine = machine_code_hooks(codes) if counted else None
         if machine is not None:
             self._kept: object = machine[0]
             self._addresses = machine[1]
@@ -281,7 +284,11 @@ class Recorder:
     def start(self) -> None:
         """Begins to record, or goes on."""
         self._cpu.record(self)
-        words, engine = self._cpu.control.words, self._cpu.engine
+        if isinstance(self._cpu, CountingCpu):
+            self._hook_into(self._cpu)
+
+    def _hook_into(self, cpu: CountingCpu) -> None:
+        words, engine = cpu.control.words, cpu.engine
         words[Field.RECORD_BLOCK] = host_address(self._block.cast("B"))
         words[Field.RECORD] = self._addresses["RECORD"]
         if self._stores:
@@ -293,11 +300,12 @@ class Recorder:
         """Ends the recording."""
         self.collect()
         self._cpu.save(self.recording.end)
-        self._cpu.control.words[Field.RECORD] = 0
         self._cpu.record(None)
-        if self._hook is not None:
-            self._cpu.engine.unhook(self._hook)
-            self._hook = None
+        if isinstance(self._cpu, CountingCpu):
+            self._cpu.control.words[Field.RECORD] = 0
+            if self._hook is not None:
+                self._cpu.engine.unhook(self._hook)
+                self._hook = None
 
     @property
     def position(self) -> int:
@@ -307,7 +315,10 @@ class Recorder:
     @property
     def room(self) -> int:
         """How many instructions may be executed before `collect` must be called."""
-        return self._collected + STRETCH - self._block[Word.RECORDS]
+        block = self._block
+        if block[Word.LAST_STORE] - block[Word.NEXT_STORE] < LARGEST * STORE:
+            return 0
+        return self._collected + STRETCH - block[Word.RECORDS]
 
     def collect(self) -> None:
         """Takes the records out of the machine code's buffer."""
@@ -335,6 +346,10 @@ class Recorder:
     def _on_instruction(self, engine: int, address: int, _size: int, _data: int) -> None:
         """What RECORD_TEXT does."""
         self._batch.read(engine)
+        self._add(address)
+
+    def _add(self, address: int) -> None:
+        """Adds a record of the registers in the frame, with this RIP."""
         frame = self._frames
         struct.pack_into("<Q", frame, _RIP, address)
         place = self._block[Word.NEXT] - host_address(self._records)
@@ -353,6 +368,12 @@ class Recorder:
     def note(self, engine: int, address: int) -> None:
         """Records an instruction that Python is about to execute."""
         self._on_instruction(engine, address, 0, 0)
+
+    def note_registers(self, registers: Registers) -> None:
+        """Records an instruction that a processor is about to execute, which tells all itself."""
+        self.note_extended(registers.extended)
+        self._frames[:SIZE] = registers.block
+        self._add(registers["RIP"])
 
     def note_extended(self, state: bytes) -> None:
         """The state of AVX before the next instruction."""

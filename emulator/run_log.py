@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from emulator.counting_cpu import CountingCpu
 from emulator.history import History, Mapped, Overwritten
+from emulator.native_cpu import NativeCpu
 from emulator.recording import Recorder
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RunLog:
     events: list[Marked]
 
     def __init__(self, machine: Machine) -> None:
-        if not isinstance(machine.cpu, CountingCpu):
+        if not isinstance(machine.cpu, CountingCpu | NativeCpu):
             raise TypeError(f"{machine.cpu.name} cannot be recorded")
         self._machine = machine
         self._recorder = Recorder(machine.cpu)

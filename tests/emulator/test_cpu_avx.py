@@ -242,8 +242,8 @@ def test_every_form_of_each_mnemonic_is_done() -> None:
     assert len(avx_forms.NAMES) == 140
 
 
-def test_a_recording_has_the_steps_and_what_they_overwrote(unicorn: Machine) -> None:
-    cpu = unicorn(bytes.fromhex(LOAD_Y1 + STORE_Y1 + "90" + SYSCALL), RDI=DATA)
+def test_a_recording_has_the_steps_and_what_they_overwrote(machine: Machine) -> None:
+    cpu = machine(bytes.fromhex(LOAD_Y1 + STORE_Y1 + "90" + SYSCALL), RDI=DATA)
     cpu.memory.write(DATA, CONTENT)
     with Recorder(cpu) as recorder:
         cpu.run(99)
