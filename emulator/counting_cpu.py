@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from emulator import checks
 from emulator.code_marks import CodeMarks
 from emulator.cpu import Stop, StopReason
+from emulator.data_breakpoints import DataBreakpoints
 from emulator.fault import Fault, FaultKind
 from emulator.hooks import (
     ARMED,
@@ -60,6 +61,7 @@ from emulator.user_mode import enter_user_mode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from emulator.cpu import DataBreakpoint
     from emulator.memory import Region
     from emulator.observer import StepRecorder
     from emulator.witness import Witness
@@ -106,10 +108,10 @@ class CountingCpu(ExplainedStops):
         self._after: Callable[[], None] | None = None  # corrects what is let through
         self._asked = 0  # instructions that the current run will have completed when LEFT is 0
         self._live = 0  # the engine that holds the registers, or 0: they are in the batch
-        self._unrecorded = self._blocks_from = (
-            _FOREVER + 1
-        )  # runs of so many instructions are left to _run_otherwise
+        # Runs of so many instructions are left to _run_otherwise.
+        self._unwatched = self._blocks_from = _FOREVER + 1
         self._recorder: StepRecorder | None = None
+        self._data: DataBreakpoints | None = None
         self._calls: list[tuple[int, int, int]] = []  # arguments of call_before
         self.control = Control()
         self._words = self.control.words
@@ -238,6 +240,13 @@ class CountingCpu(ExplainedStops):
         """Takes a breakpoint back."""
         self._marks.remove(address, Mark.BREAK)
 
+    def watch_data(self, breakpoints: tuple[DataBreakpoint, ...]) -> None:
+        """Has exactly these data breakpoints from now on; meanwhile instructions run singly."""
+        if self._data is not None:
+            self._data.close()
+        self._data = DataBreakpoints(self.engine, breakpoints, self._cut) if breakpoints else None
+        self._choose()
+
     def refuse(self, address: int, detail: str) -> None:
         """Makes the instruction at `address` a REFUSED fault, armed or not."""
         self._refused[address] = detail
@@ -297,18 +306,20 @@ class CountingCpu(ExplainedStops):
         """Has everything that is executed recorded, or nothing any more; a recorder calls this."""
         if recorder is not None and self._recorder is not None:
             raise RuntimeError("this processor is being recorded already")
-        if recorder is None:
-            self._blocks_from = self._unrecorded
-        else:
-            self._unrecorded, self._blocks_from = self._blocks_from, 0
         self._recorder = recorder
+        self._choose()
+
+    def _choose(self) -> None:
+        """Whether all runs are left to _run_otherwise."""
+        watching = self._recorder is not None or self._data is not None
+        self._blocks_from = 0 if watching else self._unwatched
 
     def _run_otherwise(self, count: int, armed: bool) -> Stop:
-        """A run that is recorded, in as many pieces as the recorder needs."""
+        """A run that watches data, or is recorded, in as many pieces as the recorder needs."""
+        self._words[_MASK] = ARMED if armed else DISARMED
         recorder = self._recorder
         if recorder is None:
-            return self.run(count, armed=armed)
-        self._words[_MASK] = ARMED if armed else DISARMED
+            return self._run_singly(0, count) or Stop(StopReason.COUNT, count)
         recorder.note_extended(self._extended)
         done = 0
         while True:
@@ -333,9 +344,16 @@ class CountingCpu(ExplainedStops):
         error = self.engine.start(self._rip)
         if words[_REASON] == _COUNT and not error and self._raised is None:
             self._rip = words[_RIP]
-            return None
+            return None if self._data is None else self._data.stop(None, self._asked)
         stop = self._explain(error)
+        if self._data is not None:
+            return self._data.stop(stop, self._asked)
         return None if stop.reason is StopReason.COUNT else stop
+
+    def _cut(self) -> None:
+        """In a run: the instruction that is being executed is its last one."""
+        self._asked -= self._words[_LEFT]
+        self._words[_LEFT] = 0
 
     # Callbacks of the engine. What they raise is kept and raised when the run has ended.
 

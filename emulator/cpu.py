@@ -27,16 +27,40 @@ class StopReason(Enum):
     GATE = "gate"  # RIP is a gate: nothing there is ever executed
     WATCH = "watch"  # armed, and RIP is in a watched range
     BREAK = "break"  # armed, and RIP is a breakpoint
+    DATA = "data"  # the instruction before RIP has accessed watched data
     FAULT = "fault"  # the instruction at RIP could not be executed
 
 
 @dataclass(frozen=True, slots=True)
+class DataBreakpoint:
+    """`[start, start + size)`; a trap comes behind each instruction that accesses a byte of it.
+
+    As the debug registers have it (SDM volume 3, 17.2), but for any number of bytes, and for reads
+    alone, too. What the kernel reads and writes is no access.
+    """
+
+    start: int
+    size: int
+    read: bool
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The first access of an instruction that met a data breakpoint."""
+
+    breakpoint: DataBreakpoint
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """The outcome of a run: reason, number of instructions executed, and the fault if one."""
+    """The outcome of a run: reason, number of instructions executed, and the fault or access."""
 
     reason: StopReason
     executed: int
     fault: Fault | None = None
+    access: Access | None = None
 
 
 class Cpu(Protocol):
@@ -79,6 +103,9 @@ class Cpu(Protocol):
 
     def remove_breakpoint(self, address: int) -> None:
         """Takes a breakpoint back."""
+
+    def watch_data(self, breakpoints: tuple[DataBreakpoint, ...]) -> None:
+        """Has exactly these data breakpoints from now on."""
 
     def refuse(self, address: int, detail: str) -> None:
         """Makes the instruction at `address` a REFUSED fault, armed or not."""

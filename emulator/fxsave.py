@@ -16,7 +16,7 @@ MXCSR_MASK: Final = 0xFFFF
 
 # FCW, FSW, abridged FTW, FOP, FIP, FDP, MXCSR, MXCSR_MASK; ST at 32, XMM at 160.
 HEAD: Final = struct.Struct("<HHBxHQQII")
-_ST: Final = slice(32, 160)
+ST: Final = slice(32, 160)
 XMM: Final = slice(160, 416)
 CONTROL: Final = struct.Struct("<IHHH")  # MXCSR, FCW, FSW, FTW in Registers.block
 CONTROL_AT: Final = LAYOUT["MXCSR"][0]
@@ -53,7 +53,7 @@ def store(registers: Registers) -> bytearray:
     tags = 0 if ftw == 0xFFFF else _abridged(ftw)
     HEAD.pack_into(image, 0, fcw, fsw, tags, 0, 0, 0, mxcsr, MXCSR_MASK)
     # ST(i) is physical register TOP + i.
-    image[_ST] = _rotated(block[BLOCK_ST], fsw >> 11 & 7)
+    image[ST] = _rotated(block[BLOCK_ST], fsw >> 11 & 7)
     image[XMM] = block[BLOCK_XMM]
     return image
 
@@ -61,7 +61,7 @@ def store(registers: Registers) -> bytearray:
 def load_x87(registers: Registers, image: bytes | bytearray) -> None:
     """The x87 part of FXRSTOR."""
     fcw, fsw, tags, *_ = HEAD.unpack_from(image)
-    stack = _rotated(image[_ST], -(fsw >> 11 & 7) % 8)
+    stack = _rotated(image[ST], -(fsw >> 11 & 7) % 8)
     registers.block[BLOCK_ST] = stack
     full = 0xFFFF
     for i in range(8) if tags else ():

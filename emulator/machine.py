@@ -27,7 +27,7 @@ from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
 from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
-from emulator.observer import InstructionTimer, Observer, ThreadLog, TimeStamped
+from emulator.observer import Debugger, InstructionTimer, Observer, ThreadLog, TimeStamped
 from emulator.registers import SIZE, Registers
 from emulator.snapshot import Snapshot, restore_memory, save_memory
 
@@ -76,6 +76,7 @@ class Machine:
         self.timer: InstructionTimer | None = None
         self.log: ThreadLog | None = None
         self.breakpoints: dict[int, Callable[[Thread], None]] = {}
+        self.debugger: Debugger | None = None  # set by `debug`
         self.gate_names: dict[int, str] = {}
         self._gates: dict[int, GateFunction] = {}
         self._watched: list[tuple[int, int]] = []
@@ -141,7 +142,27 @@ class Machine:
     def remove_breakpoint(self, address: int) -> None:
         """Takes a breakpoint back."""
         del self.breakpoints[address]
-        self.cpu.remove_breakpoint(address)
+        if self.debugger is None or address not in self.debugger.breakpoints:
+            self.cpu.remove_breakpoint(address)
+
+    def debug(self, debugger: Debugger | None) -> None:
+        """Lets a debugger stop the machine from now on, or no longer."""
+        if self.debugger is not None:
+            for address in tuple(self.debugger.breakpoints):
+                self.set_debug_stop(address, on=False)
+            self.cpu.watch_data(())
+        self.debugger = debugger
+        self.linux.tracer = None if debugger is None else debugger.signalled
+
+    def set_debug_stop(self, address: int, *, on: bool) -> None:
+        """Whether the debugger hears of a thread that is about to execute this instruction."""
+        assert self.debugger is not None
+        stops = self.debugger.breakpoints
+        (stops.add if on else stops.discard)(address)
+        if on:
+            self.cpu.add_breakpoint(address)
+        elif address not in self.breakpoints:
+            self.cpu.remove_breakpoint(address)
 
     def spawn(
         self, *, rip: int, rsp: int, fs_base: int = 0, time: int | None = None, **registers: int
@@ -179,7 +200,7 @@ class Machine:
                 if thread.sigpending:
                     self._sync(thread)
                     signals.deliver(process, thread)
-                if thread.state is ThreadState.RUNNABLE:
+                if thread.state is ThreadState.RUNNABLE and not self._stopping:
                     self._advance(thread, limit)
         finally:
             self._active = False
@@ -215,7 +236,8 @@ class Machine:
         if thread.sigpending or thread.inside is not False:
             return False
         rip = self._rip(thread)
-        return not (rip in self._gates or rip in self.breakpoints or self._range(rip))
+        special = rip in self._gates or rip in self.breakpoints or self._range(rip)
+        return not special and self.debugger is None
 
     def call(self, thread: Thread, address: int, **registers: int) -> Registers:
         """Runs machine code as a function on the thread's stack, and returns the registers.
@@ -436,19 +458,25 @@ class Machine:
                     self.timer.fire(thread)
                     return
                 count = min(count, due)
-        function = self.breakpoints.get(rip)
-        if function is not None and thread.break_passed != rip:
+        function, debugger = self.breakpoints.get(rip), self.debugger
+        stops = debugger is not None and rip in debugger.breakpoints
+        if (function is not None or stops) and thread.break_passed != rip:
             thread.break_passed = rip
             self._sync(thread)
             self._no_progress(thread)
-            function(thread)
+            if function is not None:
+                function(thread)
+            if stops and thread.registers["RIP"] == rip:
+                assert debugger is not None
+                debugger.reached(thread)
             return
         thread.break_passed = None
-        if self.step_all or function is not None:
+        special = stops or function is not None
+        if self.step_all or special:
             count = 1
         self._enter(thread)
         before = self._recorded() if self.step_all and self.events.executed_wanted else None
-        stop = self.cpu.run(count, armed=function is None)
+        stop = self.cpu.run(count, armed=not special)
         self._advanced(thread, stop, nested)
         if before is not None and stop.executed:
             self._executed(thread, rip, before)
@@ -497,3 +525,6 @@ class Machine:
         elif fault is not None:
             self._sync(thread)
             faults.raise_fault(self.linux, thread, fault, fatal=nested)
+        if stop.access is not None and self.debugger is not None:
+            self._sync(thread)
+            self.debugger.accessed(thread, stop.access)

@@ -25,6 +25,7 @@ from emulator.accesses import accesses
 from emulator.cpu import Stop, StopReason
 from emulator.fault import Fault, FaultKind
 from emulator.fenced_child import FencedChild
+from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Prot
 from emulator.ptrace import STEPPED, Halt
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers, loadable_flags
@@ -32,6 +33,7 @@ from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from emulator.cpu import DataBreakpoint
     from emulator.memory import Memory, Region
     from emulator.recording import Recorder
 
@@ -182,6 +184,11 @@ class NativeCpu:
         """See `emulator.cpu.Cpu.remove_breakpoint`."""
         self._breakpoints.discard(address)
         self._known.pop(address, None)
+
+    def watch_data(self, breakpoints: tuple[DataBreakpoint, ...]) -> None:
+        """See `emulator.cpu.Cpu.watch_data`: none can be had here."""
+        if breakpoints:
+            raise NativeUnavailableError("the real processor is not given data breakpoints")
 
     def refuse(self, address: int, detail: str) -> None:
         """See `emulator.cpu.Cpu.refuse`."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emulator.cpu import Access
+    from emulator.linux.signal_abi import SigInfo
     from emulator.linux.threads import Thread
     from emulator.registers import Registers
 
@@ -46,6 +48,24 @@ class InstructionTimer(Protocol):
 
     def fire(self, thread: Thread) -> None:
         """Called at the boundary. Where it changes nothing, `due` must no longer say 0."""
+
+
+class Debugger(Protocol):
+    """Who may stop the machine between any two instructions, as a tracer of ptrace(2) may.
+
+    In all of these `thread.registers` is current, and changes to it count.
+    """
+
+    breakpoints: set[int]  # changed by Machine.set_debug_stop
+
+    def reached(self, thread: Thread) -> None:
+        """Before the instruction at one of `breakpoints`, once for each time it is reached."""
+
+    def accessed(self, thread: Thread, access: Access) -> None:
+        """Behind an instruction that met a data breakpoint."""
+
+    def signalled(self, thread: Thread, info: SigInfo) -> SigInfo | None:
+        """Before a signal is delivered: which one is to be, None for none, or HELD."""
 
 
 class StepRecorder(Protocol):

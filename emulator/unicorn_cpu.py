@@ -77,7 +77,7 @@ class UnicornCpu(CountingCpu):
         if self.counting == "machine-code" and counting != "machine-code":
             self.counting = "block"
             self._marks.guard = self._guard
-            self._blocks_from = BLOCKS_FROM
+            self._unwatched = self._blocks_from = BLOCKS_FROM
         self.name = f"unicorn, {self.counting} counting"
 
     def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
@@ -115,7 +115,7 @@ class UnicornCpu(CountingCpu):
             self._fast.control(CTL_TB_REMOVE_CACHE, c_uint64(address), c_uint64(address + 1))
 
     def _run_otherwise(self, count: int, armed: bool) -> Stop:
-        if self._recorder is not None:
+        if self._recorder is not None or self._data is not None:
             return super()._run_otherwise(count, armed)
         fast = self._fast
         if fast is None:

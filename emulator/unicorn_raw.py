@@ -169,9 +169,17 @@ class Engine:
         check(library.uc_mem_unmap(self.handle, start, size), f"uc_mem_unmap {start:#x}")
 
     def hook(
-        self, kind: int, callback: int, data: int, instruction: int = 0, at: int | None = None
+        self,
+        kind: int,
+        callback: int,
+        data: int,
+        instruction: int = 0,
+        at: int | None = None,
+        last: int | None = None,
     ) -> int:
-        """Adds a hook over all addresses, or `at` one; `callback` and `data` are host addresses.
+        """Adds a hook over all addresses, or from `at` on to `last`, which is `at` if not given.
+
+        `callback` and `data` are host addresses.
 
         Returns what `unhook` takes.
         """
@@ -183,7 +191,7 @@ class Engine:
             c_void_p(callback),
             c_void_p(data),
             c_uint64(1 if at is None else at),
-            c_uint64(0 if at is None else at),
+            c_uint64(0 if at is None else at if last is None else last),
             c_int(instruction),
         )
         check(error, f"uc_hook_add {kind:#x}")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.code_marks import CodeMarks
+    from emulator.data_breakpoints import DataBreakpoints
     from emulator.observer import StepRecorder
 
 _NOWHERE: Final = 2**64 - 1  # no instruction is there
@@ -90,6 +91,7 @@ class ExplainedStops:
     _recorder: StepRecorder | None
     _extended: bytes
     _after: Callable[[], None] | None
+    _data: DataBreakpoints | None
 
     def load(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.load`."""
@@ -100,6 +102,9 @@ class ExplainedStops:
 
     def save(self, registers: Registers) -> None:
         """See `emulator.cpu.Cpu.save`."""
+        raise NotImplementedError
+
+    def _cut(self) -> None:
         raise NotImplementedError
 
     def flush_code(self, start: int, size: int) -> None:
@@ -222,6 +227,8 @@ class ExplainedStops:
             after()
         words[Field.MASK] = mask
         words[Field.LEFT] += left - 1
+        if self._data is not None and self._data.access is not None:
+            self._cut()
         return error
 
     def _keep_accumulator(self, rax: int) -> None:
@@ -293,6 +300,8 @@ class ExplainedStops:
             if self._recorder is not None:
                 self._recorder.note_store(address, len(part))
             self.memory.write(address, part)
+            if self._data is not None:
+                self._data.accessed(address, len(part), write=True)
             if region.prot & Prot.EXEC:
                 self.flush_code(address, len(part))
             address, data = address + len(part), data[len(part) :]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import Event, SignalSent, SystemCall
 from emulator.fault import GuestStopped
+from pushcall import gdb_server
 from pushcall.event_json import event_json
 from pushcall.text import loss_text, milliseconds
 from runtime_model.booted import Booted, Settings
@@ -18,6 +19,7 @@ from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from socket import socket
 
     from runtime_model.moduledata import GoBinary
 
@@ -217,11 +219,13 @@ def run_binary(
     sink: Any = None,
     keep_events: bool = False,
     strace: Any = None,
+    gdb: socket | None = None,
 ) -> tuple[Booted, BinaryOutcome]:
     """Boots an executable and runs it to its end.
 
-    `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. Ctrl-C
-    ends the run with what is known so far.
+    `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. With a
+    socket for `gdb` nothing runs before gdb has connected there. Ctrl-C ends the run with what is
+    known so far.
     """
     booted = Booted(binary, settings)
     machine = booted.machine
@@ -229,7 +233,7 @@ def run_binary(
     out = BinaryOutcome(str(binary.version), machine.cpu.name, shlex.join(repeat))
     machine.events.subscribe(_Collector(booted, out, keep_events, strace).listen)
     try:
-        out.exit = machine.run()
+        out.exit = machine.run() if gdb is None else gdb_server.run(booted, gdb)
     except GuestStopped as stopped:
         out.died = describe(booted, stopped)
     except KeyboardInterrupt:

@@ -44,6 +44,14 @@ _GUEST: Final = (
         "--enosys", is_flag=True, help="Fail system calls that are missing, instead of stopping."
     ),
 )  # fmt: skip
+_RUN: Final = (
+    click.option(
+        "--gdb",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Let gdb control an executable, on this port of this host; 0 for any.",
+    ),
+)
 _SNIPPETS_OWN: Final = (
     "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
     "random_seed", "never", "goroutines", "procs", "stack", "max_stack", "expect", "engine",
@@ -53,14 +61,21 @@ _SPELLED: Final = {
     "args": "--arg",
 }  # fmt: skip
 _GUESTS_OWN: Final = (
-    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "function", "preemption", "quick",
-    "args", "calls",
+    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "gdb", "function", "preemption",
+    "quick", "args", "calls",
 )  # fmt: skip
 
 
 def guest(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that an executable's run takes."""
     for option in reversed(_GUEST):
+        command = option(command)
+    return command
+
+
+def run_only(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that an executable's run takes, and no other command on it."""
+    for option in reversed(_RUN):
         command = option(command)
     return command
 
@@ -78,6 +93,11 @@ def _option(name: str) -> str:
     return _SPELLED.get(name, f"--{name.replace('_', '-')}")
 
 
+def _is_given(value: object) -> bool:
+    """Whether an option has another value than click gives it; a number may be 0."""
+    return value is not None and value is not False and value != ()
+
+
 def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> None:
     """What a snippet's run cannot have: UsageError."""
     from pushcall.usage import UsageError
@@ -85,7 +105,7 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
     if arguments:
         raise UsageError(f"a snippet takes no arguments: {' '.join(arguments)}")
     for name in _GUESTS_OWN:
-        if given.get(name) not in (None, False, ()):
+        if _is_given(given.get(name)):
             raise UsageError(f"{_option(name)} is for executables, and this is a snippet")
 
 
@@ -108,6 +128,7 @@ def run_elf(
     file: Path, arguments: tuple[str, ...], *, as_json: bool, events: bool, given: dict[str, Any]
 ) -> int:
     """Boots the executable and runs it; the exit status of the command."""
+    from pushcall import gdb_server
     from pushcall.binary_run import run_binary, strace_line
     from pushcall.show import show
 
@@ -120,7 +141,11 @@ def run_elf(
         click.echo(strace_line(event), err=True)
 
     settings = _settings(file, arguments, given)
-    with _opened(file, given) as binary:
+    with contextlib.ExitStack() as stack:
+        gdb = None
+        if given["gdb"] is not None:
+            gdb = stack.enter_context(gdb_server.listen(given["gdb"]))
+        binary = stack.enter_context(_opened(file, given))
         _, out = run_binary(
             binary,
             settings,
@@ -128,6 +153,7 @@ def run_elf(
             sink=None if as_json else sink,
             keep_events=events and as_json,
             strace=strace if given["strace"] else None,
+            gdb=gdb,
         )
     if as_json:
         click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
@@ -223,7 +249,7 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
     from runtime_model.booted import QUANTUM, Settings
 
     for name in _SNIPPETS_OWN:
-        if given.get(name) not in (None, False, ()):
+        if _is_given(given.get(name)):
             raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
     argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))
     for text in given["env"]:

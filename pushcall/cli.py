@@ -17,7 +17,14 @@ import click
 
 from emulator.engines import NATIVE
 from pushcall.binary_cli import audit, safepoints
-from pushcall.boot_cli import check_elf, guest, is_elf, refuse_guest_options, run_elf
+from pushcall.boot_cli import (
+    check_elf,
+    guest,
+    is_elf,
+    refuse_guest_options,
+    run_elf,
+    run_only,
+)
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
@@ -49,6 +56,7 @@ cli.add_command(completion)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @timers
 @guest
+@run_only
 @common
 @engine
 @click.option("--events", is_flag=True, help="Put every event into the JSON document.")

@@ -20,6 +20,7 @@ class Errno(IntEnum):
     ENOMEM = 12
     EACCES = 13
     EFAULT = 14
+    EBUSY = 16
     EEXIST = 17
     ENOTDIR = 20
     EINVAL = 22

@@ -156,6 +156,7 @@ def _stack(
     words = [len(arguments), *arguments, 0, *environment, 0]
     for key, value in auxiliary:
         words += [key, value]
+    process.saved_auxv = struct.pack(f"<{2 * len(auxiliary)}Q", *words[-2 * len(auxiliary) :])
     at = at - 8 * len(words) & -16
     memory.write(at, struct.pack(f"<{len(words)}Q", *words))
     return at

@@ -100,7 +100,10 @@ def raise_fault(process: Process, thread: Thread, fault: Fault, *, fatal: bool =
         Faulted(tid=thread.tid, pc=fault.pc, kind=fault.kind.value, address=fault.address)
     )
     described = describe(process.memory, fault, thread.trap.cr2)
-    if fatal or described is None or not signals.can_take(process, thread, described[0].signo):
+    if fatal or described is None:
+        raise GuestFault(fault, thread.tid, registers.copy())
+    taken = process.tracer is not None or signals.can_take(process, thread, described[0].signo)
+    if not taken:
         raise GuestFault(fault, thread.tid, registers.copy())
     info, thread.trap = described
     if fault.kind is FaultKind.BREAKPOINT:

@@ -26,6 +26,7 @@ MOST_FILES: Final = 1024  # RLIMIT_NOFILE
 MMAP_BASE: Final = 0x7E00_0000_0000  # anonymous mappings without a hint go up from here
 
 Sink = Callable[[int, bytes], None]  # file descriptor, data
+Tracer = Callable[[Thread, SigInfo], SigInfo | None]  # the signal to deliver, none, or HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,13 @@ class Process:
         self.random = random.Random(0)  # noqa: S311  # must be the same each time
         self.memory_limit: int | None = None
         self.brk = 0
+        self.saved_auxv = b""  # as it stands on the first stack
         self.enosys = False  # a system call that is not modelled returns ENOSYS, not ends the run
         self.next_tid = pid
         self.mmap_next = MMAP_BASE
         self.exit_status: int | None = None
         self.need_resched = False  # the running thread gives up its time slice
+        self.tracer: Tracer | None = None
 
     def add_thread(self, registers: Registers, time: int) -> Thread:
         """A new thread with the next tid; the first one's is the pid."""

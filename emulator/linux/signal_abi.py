@@ -182,3 +182,6 @@ class SigInfo:
         else:
             body = struct.pack("<iiixxxxQ", self.signo, 0, self.code, self.address)
         return body.ljust(self.SIZE, b"\0")
+
+
+HELD: Final = SigInfo(0)  # a tracer's answer: the signal waits, and the thread with it

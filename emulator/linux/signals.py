@@ -17,6 +17,7 @@ from emulator.linux.errno import Errno
 from emulator.linux.signal_abi import (
     DEFAULT_IGNORED,
     DEFAULT_STOP,
+    HELD,
     SI_KERNEL,
     SIG_DFL,
     SIG_IGN,
@@ -93,11 +94,15 @@ def _chosen(process: Process, signo: int) -> Thread:
 
 
 def force(process: Process, thread: Thread, info: SigInfo, why: str) -> None:
-    """A signal that the thread itself caused: it is delivered, or it kills (force_sig_info)."""
-    action = process.actions[info.signo]
+    """A signal that the thread itself caused: it is delivered, or it kills (force_sig_info).
+
+    A tracer hears of one that kills before it does.
+    """
     if not can_take(process, thread, info.signo):
-        raise GuestKilled(info.signo, f": {why}", thread.tid, thread.registers.copy())
-    assert action.handler not in (SIG_DFL, SIG_IGN)
+        if process.tracer is None:
+            raise GuestKilled(info.signo, f": {why}", thread.tid, thread.registers.copy())
+        process.actions[info.signo] = SigAction()
+        thread.sigmask &= ~bit(info.signo)
     if all(other.signo != info.signo for other in thread.pending):
         thread.pending.append(info)
     thread.sigpending = True
@@ -153,8 +158,17 @@ def deliver(process: Process, thread: Thread) -> None:
 
     Each one with a handler gets a frame, so the last one's handler runs first. Raises
     GuestKilled where the default action ends the process. `thread.registers` must be current.
+    A tracer is asked about each one; one that it holds stays pending.
     """
     while (info := dequeue(process, thread)) is not None:
+        if process.tracer is not None and info.signo != Signal.SIGKILL:
+            answer = process.tracer(thread, info)  # ptrace_signal
+            if answer is HELD:
+                thread.pending.insert(0, info)
+                return
+            if answer is None:
+                continue
+            info = answer  # the tracer's in its place
         action = process.actions[info.signo]
         if ignores(action, info.signo):
             continue

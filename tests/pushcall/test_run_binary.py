@@ -5,6 +5,7 @@ Booted Go programs are in tests/conformance/test_booted.py.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_what_is_handed_in_must_be_there(tmp_path: Path) -> None:
     assert "No such file" in refused(sys.executable, "--file", f"/a={missing}")
     assert "not /GUEST/PATH=HOST_PATH" in refused(sys.executable, "--file", "a")
     assert "not NAME=VALUE" in refused(sys.executable, "--env", "=1")
+
+
+def test_gdbs_port_must_be_free_and_the_program_an_executable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        message = refused(sys.executable, "--gdb", port)
+        assert message == f"pushcall: --gdb {port}: Address already in use\n"
+    assert "--gdb is for executables" in refused(ROOT / "examples/add.s", "--gdb", "0")
+    assert "not a Go program" in refused(sys.executable, "--gdb", "0")
 
 
 def test_check_and_trace_tell_executables_from_snippets() -> None:
