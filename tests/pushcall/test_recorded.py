@@ -124,7 +124,7 @@ def test_without_machine_code_the_recording_is_the_same(monkeypatch: pytest.Monk
     loaded = program("carry_chain.s", "1.22")
     expected, _ = recorded_from_boot(loaded, every=20)
     monkeypatch.setattr(
-        "runtime_model.boot.UnicornCpu", functools.partial(UnicornCpu, counting="python")
+        "emulator.unicorn_cpu.UnicornCpu", functools.partial(UnicornCpu, counting="python")
     )
     slow, boot = recorded_from_boot(loaded, every=20)
     assert "python" in slow.rt.machine.cpu.name
