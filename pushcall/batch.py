@@ -24,7 +24,7 @@ from emulator.cpu import StopReason
 from emulator.fault import GuestStopped
 from emulator.hooks import host_address, machine_code_hooks
 from emulator.memory import PAGE, Memory, Prot
-from emulator.registers import SIZE, Registers
+from emulator.registers import LAYOUT, SIZE, Registers
 from emulator.unicorn_cpu import UnicornCpu
 from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, Word, python_steps
 from runtime_model.assembly import assemble_batch, exports
@@ -53,6 +53,7 @@ STRAYS: Final = 16  # frames that never come to their landing, before a pass is 
 DEAD_STACK: Final = 1024  # bytes below RSP that a batch overwrites, at least
 
 _X87: Final = ("FCW", "FSW", "FTW", *(f"ST{i}" for i in range(8)))
+_X87_AT: Final = slice(LAYOUT["FCW"][0], LAYOUT["XMM0"][0])
 _UNCOMPARED: Final = frozenset({*_X87, "FS_BASE", "GS_BASE"})  # of each landing
 _HOOKED: Final = {
     "judge": "batch.judge",
@@ -270,7 +271,7 @@ class Batch:
         self._words[Word.FRAME] = group[0].head
         self._words[Word.CHANGED] = self._words[Word.LAST_RSP] = 0
         registers = self.frames.registers(group[0].head)
-        x87 = [registers[name] for name in _X87]
+        x87 = bytes(registers.block[_X87_AT])
         registers["RIP"], registers["RSP"] = self._start, self._scratch_stack
         registers["RFLAGS"] = Registers()["RFLAGS"]
         registers.extended = b""
@@ -278,7 +279,7 @@ class Batch:
         found = Attempt()
         ended = self._run(registers, found)
         self.cpu.save(registers)
-        kept = not registers.extended and [registers[name] for name in _X87] == x87
+        kept = not registers.extended and registers.block[_X87_AT] == x87
         ended = ended and not self._words[Word.CHANGED]
         if not ended or not kept or self._content() != self._base:
             self._reset()

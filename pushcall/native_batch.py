@@ -30,6 +30,7 @@ class NativeBatch(Batch):
     """A Batch whose processor is this host's. Raises NativeUnavailableError."""
 
     code_writable = Prot.WRITE
+    cpu: FreeCpu
 
     def _assembled(self, trampoline: Trampoline | Source | None) -> Image:
         known = {"batch.done": DONE, "batch.lost": LOST, "batch.words": WORDS}
@@ -59,6 +60,10 @@ class NativeBatch(Batch):
         words[Word.FEATURES] = images.features
         words[Word.INITIAL], words[Word.LANDED] = images.initial, images.landed
         return cpu
+
+    def close(self) -> None:
+        """Ends the child."""
+        self.cpu.child.close()
 
     def _apart(self, one: int, other: int) -> bool:  # noqa: ARG002  # one CALL at a time
         return True

@@ -38,6 +38,8 @@
 #define WINDOW 608
 #define BLOCK_SIZE 560
 
+#define USER_FLAGS 0x202	// IF and the bit that is always set
+
 #define CALL_SIZE 5
 #define NO_INSTRUCTION 0x06
 #define ARITHMETIC_FLAGS 0x8d5
@@ -114,12 +116,21 @@ GLOBL	batch·stack(SB), NOPTR, $256	// for PUSHFQ, POPFQ and CALL of our own
 #define COMPARE(reg, offset) \
 	XORQ	offset(R15), reg \
 	ORQ	reg, AX
-// Frames are not in the order in which they lie, so the next one is asked for early.
+// Frames are not in the order in which they lie: the one behind the next is asked for early.
 #define PREFETCH_LINES(offset) \
 	PREFETCHT0	offset+0(R9) \
 	PREFETCHT0	offset+64(R9) \
 	PREFETCHT0	offset+128(R9) \
 	PREFETCHT0	offset+192(R9)
+
+// The arithmetic flags of AX, faster than POPFQ.
+#define ARITHMETIC \
+	MOVQ	AX, CX \
+	SHRQ	$11, CX \
+	SHLQ	$8, AX \
+	ANDL	$1, CX \
+	ADDB	$0x7f, CX \	// OF
+	SAHF
 
 TEXT batch·start(SB), NOSPLIT|NOFRAME, $0
 	MOVQ	FRAME, R15
@@ -173,12 +184,16 @@ place:
 	CALL	batch·look(SB)
 placed:
 	MOVQ	NEXT(R15), R9
+	TESTQ	R9, R9
+	JEQ	fetched
+	MOVQ	NEXT(R9), R9
 	PREFETCH_LINES(0)
 	PREFETCH_LINES(256)
 	PREFETCH_LINES(512)
 	PREFETCH_LINES(768)
 	PREFETCHT0	1024(R9)
 	PREFETCHT0	1088(R9)
+fetched:
 	MOVQ	POISON(R15), X0
 	PUNPCKLQDQ	X0, X0
 	MOVQ	DEAD, CX
@@ -194,22 +209,22 @@ dead:
 	CMPQ	DI, SI
 	JB	dead
 	// DI is RSP. The window: words by twos, then the odd one.
-	LEAQ	WINDOW(R15), R8
-	MOVQ	DX, CX
-	SHRQ	$1, CX
-	JEQ	last
-twos:
-	MOVUPS	(R8), X1
-	MOVUPS	X1, (DI)
-	ADDQ	$16, R8
-	ADDQ	$16, DI
-	DECQ	CX
-	JNE	twos
-last:
-	TESTQ	$1, DX
+	LEAQ	WINDOW(R15)(DX*8), R8
+	LEAQ	(DI)(DX*8), DI
+	SHLQ	$3, DX
 	JEQ	area
-	MOVQ	(R8), AX
-	MOVQ	AX, (DI)
+	NEGQ	DX
+	TESTQ	$8, DX
+	JEQ	twos
+	MOVQ	(R8)(DX*1), AX
+	MOVQ	AX, (DI)(DX*1)
+	ADDQ	$8, DX
+	JEQ	area
+twos:
+	MOVUPS	(R8)(DX*1), X1
+	MOVUPS	X1, (DI)(DX*1)
+	ADDQ	$16, DX
+	JNE	twos
 area:
 #ifdef go1_26
 	MOVQ	SCRATCH, DI
@@ -227,8 +242,17 @@ narrow:
 	EACH_XMM(LOAD_XMM)
 	MOVUPS	544(R15), X15
 	MOVQ	RSP_(R15), SP
-	PUSHQ	RFLAGS_(R15)
+	MOVQ	RFLAGS_(R15), AX
+	MOVQ	AX, CX
+	ANDQ	$~ARITHMETIC_FLAGS, CX
+	CMPQ	CX, $USER_FLAGS
+	JNE	all
+	ARITHMETIC
+	JMP	flags
+all:
+	PUSHQ	AX
 	POPFQ
+flags:
 	PUSHQ	RIP_(R15)
 	MOVQ	RAX_(R15), AX
 	EACH_GENERAL(LOAD)
@@ -287,25 +311,25 @@ TEXT batch·landed(SB), NOSPLIT|NOFRAME, $0
 	TESTQ	AX, AX
 	JNE	lost	// RSP may be anything: nothing is read there
 	MOVQ	WORDS(R15), DX
-	LEAQ	WINDOW(R15), R8
-	MOVQ	DX, CX
-	SHRQ	$1, CX
-	JEQ	last
+	LEAQ	WINDOW(R15)(DX*8), R8
+	LEAQ	(SI)(DX*8), SI
+	SHLQ	$3, DX
+	JEQ	vectors
+	NEGQ	DX
+	TESTQ	$8, DX
+	JEQ	twos
+	MOVQ	(R8)(DX*1), AX
+	CMPQ	AX, (SI)(DX*1)
+	JNE	lost
+	ADDQ	$8, DX
+	JEQ	vectors
 twos:
-	MOVUPS	(R8), X1
-	MOVUPS	(SI), X2
+	MOVUPS	(R8)(DX*1), X1
+	MOVUPS	(SI)(DX*1), X2
 	PXOR	X1, X2
 	POR	X2, X0
-	ADDQ	$16, R8
-	ADDQ	$16, SI
-	DECQ	CX
+	ADDQ	$16, DX
 	JNE	twos
-last:
-	TESTQ	$1, DX
-	JEQ	vectors
-	MOVQ	(R8), AX
-	CMPQ	AX, (SI)
-	JNE	lost
 vectors:
 	PXOR	X1, X1
 	PCMPEQB	X1, X0
@@ -359,9 +383,8 @@ narrow:
 	EACH_XMM(POISON_XMM)
 	PXOR	544(R15), X15
 	MOVQ	RFLAGS_(R15), AX
-	XORQ	$ARITHMETIC_FLAGS, AX
-	PUSHQ	AX
-	POPFQ
+	NOTQ	AX
+	ARITHMETIC	// the others stay
 #define POISONED(reg, offset) \
 	MOVQ	offset(R15), reg \
 	NOTQ	reg

@@ -6,7 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.bench import assembler, audit, boot, check, fenced, mutants, startup, steps, timers, view
+from tests.bench import (
+    assembler,
+    audit,
+    boot,
+    check,
+    fenced,
+    mutants,
+    native,
+    startup,
+    steps,
+    timers,
+    view,
+)
 from tests.bench.measure import machine, table, write
 
 # Each has groups(scale), a list of what it compares.
@@ -14,6 +26,7 @@ SUBJECTS = {
     "timers": timers,
     "steps": steps,
     "check": check,
+    "native": native,
     "assembler": assembler,
     "fenced": fenced,
     "startup": startup,

@@ -38,8 +38,9 @@ def whole(loops: int, go: str, *, all_direct: bool = False) -> Callable[[], floa
     return run
 
 
-def _twin() -> Side:
-    config = program(EXAMPLE, defines={"LOOPS": 1 << 30}, go="1.22").config
+def twin_of(go: str = "1.22") -> Side:
+    """The example, some steps into its loop."""
+    config = program(EXAMPLE, defines={"LOOPS": 1 << 30}, go=go).config
     alone = dataclasses.replace(config, goroutines=1, policy=Policy(None), budget=None)
     twin = Side(alone)
     twin.begin()
@@ -55,7 +56,7 @@ def _recorder(twin: Side) -> FrameRecorder:
 
 def recording(boundaries: int) -> Callable[[], float]:
     """The survey without batches."""
-    twin = _twin()
+    twin = twin_of()
     recorder = _recorder(twin)
 
     def run() -> float:
@@ -70,7 +71,7 @@ def recording(boundaries: int) -> Callable[[], float]:
 
 def batches(boundaries: int) -> Callable[[], float]:
     """Batches alone, over one recorded stretch."""
-    twin = _twin()
+    twin = twin_of()
     recorder = _recorder(twin)
     with recorder:
         twin.advance(STRETCH)
