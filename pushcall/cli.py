@@ -25,6 +25,7 @@ from pushcall.boot_cli import (
     run_elf,
     run_only,
 )
+from pushcall.compare_cli import compare
 from pushcall.mutants_cli import mutants
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
@@ -48,6 +49,7 @@ cli.add_command(safepoints)
 cli.add_command(audit)
 cli.add_command(trace)
 cli.add_command(mutants)
+cli.add_command(compare)
 cli.add_command(completion)
 
 

@@ -112,14 +112,19 @@ def _events(run: RecordedRun, step: int, events: Sequence[Event], shown: Shown) 
 def _instruction(run: RecordedRun, step: int, shown: Shown) -> list[str]:
     if shown.only_events:
         return []
+    line = instruction_line(run, step)
+    return [*_registers(run, step), line] if shown.registers else [line]
+
+
+def instruction_line(run: RecordedRun, step: int) -> str:
+    """A step in one line: who, where, what, and the registers that it changes."""
     before, after = run.registers(step), run.behind(step)
     at = place(run.rt, before["RIP"])
     changes = " ".join(
         f"{name}={after[name]:#x}" for name in before.diff(after) if name not in UNSHOWN
     )
     head = f"{step:>8} │ {run.who_behind(step).actor:<10} {at.pc:#x} {at.symbol:<28}"
-    line = f"{head} {at.source:<32} {changes}".rstrip()
-    return [*_registers(run, step), line] if shown.registers else [line]
+    return f"{head} {at.source:<32} {changes}".rstrip()
 
 
 def _registers(run: RecordedRun, step: int) -> list[str]:
