@@ -20,8 +20,9 @@ from emulator.engines import UNICORN
 from pushcall import check as checking
 from pushcall import explain as explaining
 from pushcall import run as running
+from pushcall.injection import Injection
 from pushcall.program import Options, Program, from_source, read_source
-from runtime_model.policy import Policy, forcePreemptNS
+from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +56,9 @@ class ProgramOptions(TypedDict, total=False):
     max_stack: int  # and that none may exceed
     expect: Sequence[str]  # as "AX:42"
     engine: str  # "unicorn" or "native"
+    variant: str  # of the settings in the source's header
+    godebug: Sequence[str]  # as "asyncpreemptoff=1"
+    kernel_bug: Sequence[str]  # emulator.linux.kernel_bugs.KernelBug's values
 
 
 def program(
@@ -80,7 +84,10 @@ def program(
         stack=given.get("stack"),
         max_stack=given.get("max_stack"),
         expect=tuple(given.get("expect", ())),
-        policy=policy or Policy(),
+        policy=policy,
+        variant=given.get("variant"),
+        godebug=tuple(given.get("godebug", ())),
+        kernel_bug=tuple(given.get("kernel_bug", ())),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
         trampoline_syntax=given.get("trampoline_syntax", "go"),
         cpu=given.get("cpu"),
@@ -133,11 +140,16 @@ def run(
     never: bool = False,
     **given: Unpack[ProgramOptions],
 ) -> tuple[Runtime, Outcome]:
-    """Runs a snippet under preemption. quantum is in ns; without any timer, sysmon's 10 ms."""
+    """Runs a snippet under preemption. quantum is in ns.
+
+    Without any timer, that of the source's header, or sysmon's 10 ms.
+    """
     exact = never or every is not None or bool(at) or at_pc is not None or random is not None
-    policy = Policy(None if exact else quantum or forcePreemptNS)
+    if not exact and quantum is None:
+        return running.run(program(source, directory, **given))
+    policy = Policy(None if exact else quantum)
     loaded = program(source, directory, policy=policy, **given)
-    return running.run(loaded, running.Injection(every, tuple(at), at_pc, random))
+    return running.run(loaded, Injection(every, tuple(at), at_pc, random))
 
 
 __all__ = ["ProgramOptions", "check", "program", "run"]

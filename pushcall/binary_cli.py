@@ -38,6 +38,7 @@ def _is_elf(path: Path) -> bool:
 @click.option("-I", "include_dirs", multiple=True, type=click.Path(path_type=Path))
 @click.option("--entry", metavar="SYMBOL", help="Of a snippet: where goroutines start.")
 @click.option("--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet.")
+@click.option("--variant", metavar="NAME", help="Of a snippet: of the settings in its header.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def safepoints(
     file: Path,
@@ -165,6 +166,8 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Print the worst N findings.")
 @click.option("--go", metavar="VERSION", help="Go version whose rules apply.")
+@click.option("--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet.")
+@click.option("--variant", metavar="NAME", help="Of a snippet: of the settings in its header.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def audit(
     file: Path,
@@ -176,13 +179,18 @@ def audit(
     jobs: int,
     limit: int | None,
     go: str | None,
+    as_assembly: bool,
+    variant: str | None,
     as_json: bool,
 ) -> int:
-    """List the loops of a Go executable that asynchronous preemption can never stop.
+    """List the loops of FILE that asynchronous preemption can never stop.
+
+    FILE is a Go executable or assembly text.
 
     \b
     pushcall audit ./server
     pushcall audit ./server --diff ./server.old --fail-on unbounded
+    pushcall audit examples/add.s --as-assembly
     """  # noqa: D301
     from pushcall import audit as auditing
     from pushcall.safepoints import no_package, open_binary
@@ -190,10 +198,20 @@ def audit(
     from pushcall.show import progress, show
 
     def audited(path: Path) -> auditing.Audit:
+        if not _is_elf(path):
+            from pushcall import audit_snippet
+            from pushcall.program import Options, load
+
+            if package is not None:
+                raise UsageError("--package: a snippet has no packages")
+            options = Options(go=go, as_assembly=as_assembly, variant=variant)
+            return audit_snippet.audit(load(path, options).config)
+        if as_assembly or variant is not None:
+            raise UsageError("--as-assembly and --variant are for assembly text")
         with progress("functions") as report:
             return auditing.audit(path, go_version(go), package, include_runtime, jobs, report)
 
-    if other is not None:
+    if other is not None and _is_elf(other):
         open_binary(other, go_version(go)).close()  # before minutes are spent on the new build
     result = audited(file)
     if package is not None and not result.functions and not result.interrupted:

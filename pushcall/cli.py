@@ -27,6 +27,7 @@ from pushcall.boot_cli import (
 )
 from pushcall.compare_cli import compare
 from pushcall.mutants_cli import mutants
+from pushcall.scenarios_cli import scenarios
 from pushcall.shell_cli import completion, version
 from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
 from pushcall.trace_cli import trace
@@ -50,6 +51,7 @@ cli.add_command(audit)
 cli.add_command(trace)
 cli.add_command(mutants)
 cli.add_command(compare)
+cli.add_command(scenarios)
 cli.add_command(completion)
 
 

@@ -1,7 +1,7 @@
 """What to run, from files and options: content is told apart, header comments give defaults.
 
-A snippet may begin with comments of the form `// pushcall: key=value …`; options of the command
-line go before them. Keys: entry, goroutines, procs, go, budget, cpu, expect (as in `--expect`).
+A snippet may begin with comments of the form `// pushcall: key=value …` (header.py); options of the
+command line go before them.
 """
 
 from __future__ import annotations
@@ -11,67 +11,41 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from asm.image import Position
-from asm.source import AsmError, Diagnostic, Source, near_miss
+from asm.source import Source, near_miss
 from emulator.engines import UNICORN
-from pushcall.usage import UsageError
+from emulator.linux.kernel_bugs import KernelBug
+from pushcall import header
+from pushcall.expectation import Expected
+from pushcall.expectation import parse as parse_expected
+from pushcall.injection import Injection, parse
+from pushcall.usage import UsageError, go_version
 from runtime_model import toolchain as toolchains
 from runtime_model.boot import Config
 from runtime_model.go_asm_h import Package
-from runtime_model.layout import parse_version
-from runtime_model.policy import Policy, forcePreemptNS
-from runtime_model.trampoline import Trampoline, simd_source
-from runtime_model.version import GoVersion
+from runtime_model.trampoline import Trampoline, darwin_source, simd_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HEADER_KEYS: Final = ("entry", "goroutines", "procs", "go", "budget", "cpu", "expect")
-_NUMBERS: Final = ("goroutines", "procs", "budget")
+    from runtime_model.policy import Policy
+    from runtime_model.version import GoVersion
+
 GOOS: Final = (  # go/build/syslist.go
     "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux",
     "nacl", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
 )  # fmt: skip
 MAX_SOURCE: Final = 16 << 20  # bytes of an assembly file
-_HEADER: Final = re.compile(r"^\s*//\s*pushcall:(.*)$")
 _ELF_MAGIC: Final = b"\x7fELF"
 _MACRO: Final = re.compile(r"^\s*#define\s+(\w+)\s+(\S.*?)\s*(?://.*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """A register's value at the end of every goroutine; `text` is as it was written."""
-
-    register: str
-    value: int
-    text: str
-
-
-@dataclass(frozen=True)
-class ExpectedVerdict:
-    """What a check is to find: `lost` at all, and which registers exactly, if they are named."""
-
-    lost: bool
-    registers: frozenset[str] | None = None
-
-    def holds(self, lost: Iterable[str]) -> bool:
-        """Whether a check that lost these registers found what was expected."""
-        found = frozenset(lost)
-        return bool(found) == self.lost and self.registers in {None, found}
-
-    def __str__(self) -> str:
-        if self.registers is not None:
-            return f"lost:{','.join(sorted(self.registers))}"
-        return "lost" if self.lost else "preserved"
-
-
-@dataclass(frozen=True)
 class Program:
-    """A configuration, and what is expected of its run and of its check."""
+    """A configuration, when it is to be preempted, and what is expected of it."""
 
     config: Config
-    expectations: tuple[Expectation, ...] = ()
-    verdict: ExpectedVerdict | None = None
+    injection: Injection = field(default_factory=Injection)
+    expected: Expected = field(default_factory=Expected)
 
 
 @dataclass(frozen=True)
@@ -96,8 +70,11 @@ class Options:
     trampoline: Source | None = None
     trampoline_syntax: str = "go"
     cpu: str | None = None  # of runtime_model.trampoline.CPUS
-    policy: Policy = field(default_factory=lambda: Policy(forcePreemptNS))
     engine: str = UNICORN  # of emulator.engines
+    policy: Policy | None = None  # None: as the header says, or 10 ms
+    variant: str | None = None
+    godebug: tuple[str, ...] = ()
+    kernel_bug: tuple[str, ...] = ()
 
 
 def read_source(path: Path) -> Source:
@@ -126,64 +103,74 @@ def load(path: Path, options: Options) -> Program:
 
 def from_source(source: Source, options: Options) -> Program:
     """The program in a text, under the given options."""
-    header = _header(source)
+    settings = header.read(source).of(options.variant)
     if options.goos not in GOOS:
         note = near_miss(options.goos, GOOS)
         raise UsageError(f"--goos {options.goos}: not known to Go" + (f"; {note}" if note else ""))
     package = Package.of(Path(source.name), options.package)
     toolchain = toolchains.at(options.goroot) if options.goroot is not None else None
-    defines = dict(_define(text) for text in options.defines)
+    defines = dict(_define(text) for text in (*settings.get("define", ()), *options.defines))
+    timers: dict[str, str] = {key: settings[key][-1] for key in header.TIMERS if key in settings}
+    policy, injection = parse(timers)
     config = Config(
         sources=(source,),
-        policy=options.policy,
+        policy=_godebug(options.policy or policy, options.godebug or settings.get("godebug", ())),
+        bugs=_bugs(options.kernel_bug or settings.get("kernel-bug", ())),
         defines=defines,
         package=package,
         toolchain=toolchain,
         engine=options.engine,
     )
-    asked = options.go or header.get("go", (None,))[-1]
+    asked = options.go or settings.get("go", (None,))[-1]
     go = asked or (toolchain.release if toolchain is not None else package.release)
     if go is not None:
-        try:
-            config = replace(config, version=GoVersion(*parse_version(go)))
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        version = go_version(go)
+        assert version is not None
+        config = replace(config, version=version)
     if toolchain is not None and toolchain.version != config.version.number:
         raise UsageError(f"--goroot {toolchain.root} is {toolchain.release}, not Go {asked}")
     for name in ("goroutines", "procs", "budget"):
         value = getattr(options, name)
-        if value is None and name in header:
-            value = int(header[name][-1], 0)
+        if value is None and name in settings:
+            value = int(settings[name][-1], 0)
         if value is not None:
             config = replace(config, **{name: value})
-    if options.stack is not None:
-        config = replace(config, stack_size=options.stack)
+    stack = options.stack or int(settings.get("stack", ("0",))[-1], 0)
+    if stack:
+        config = replace(config, stack_size=stack)
     if options.max_stack is not None:
         config = replace(config, max_stack=options.max_stack)
-    entry = options.entry or header.get("entry", ("",))[-1]
+    entry = options.entry or settings.get("entry", ("",))[-1]
+    goos = settings.get("goos", ("linux",))[-1] if options.goos == "linux" else options.goos
     config = replace(
         config,
         entry=entry,
-        as_assembly=options.as_assembly,
-        goos=options.goos,
+        as_assembly=options.as_assembly or settings.get("as-assembly", ("0",))[-1] != "0",
+        goos=goos,
         syntax=options.syntax,
         include_dirs=options.include_dirs,
-        trampoline=_trampoline(options, header, config.version),
+        trampoline=_trampoline(options, settings, source, config.version, goos),
     )
     macros = dict(_MACRO.findall(source.text)) | defines
-    verdict, registers = _split(header.get("expect", []))
-    texts = options.expect or registers
-    return Program(config, tuple(_expectation(text, macros) for text in texts), verdict)
+    expected = parse_expected(settings.get("expect", ()), macros)
+    if options.expect:
+        expected = replace(expected, registers=parse_expected(options.expect, macros).registers)
+    return Program(config, injection, expected)
 
 
 def _trampoline(
-    options: Options, header: dict[str, list[str]], version: GoVersion
+    options: Options, settings: header.Settings, source: Source, version: GoVersion, goos: str
 ) -> Trampoline | None:
     if options.trampoline is not None:
         if options.cpu is not None:
             raise UsageError("--cpu chooses Pushcall's own asyncPreempt, --trampoline another one")
         return Trampoline(options.trampoline, options.trampoline_syntax)
-    cpu = options.cpu or header.get("cpu", (None,))[-1]
+    file = settings.get("trampoline", (None,))[-1]
+    if file is not None:
+        return Trampoline(read_source(Path(source.name).parent / file))
+    if goos == "darwin" and version.clears_upper_halves_on_darwin:
+        return Trampoline(darwin_source(version))
+    cpu = options.cpu or settings.get("cpu", (None,))[-1]
     if cpu is None or (options.cpu is None and not version.extended_registers):
         return None  # a version without GOEXPERIMENT=simd saves the same on each processor
     try:
@@ -192,44 +179,24 @@ def _trampoline(
         raise UsageError(f"cpu {cpu}: {error}") from None
 
 
-def _header(source: Source) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(source.text.splitlines(), 1):
-        match = _HEADER.match(line)
-        if match is None:
-            if line.strip() and not line.lstrip().startswith("//"):
-                break
-            continue
-        for word in match[1].split():
-            key, equals, value = word.partition("=")
-            message = None
-            if not equals or key not in HEADER_KEYS:
-                message = f"pushcall: no setting {key}; there are: {', '.join(HEADER_KEYS)}"
-            elif key in _NUMBERS and not re.fullmatch(r"\d+|0x[0-9a-fA-F]+", value):
-                message = f"pushcall: {key} is a number, not {value or 'nothing'}"
-            if message is not None:
-                position = Position(source.name, number, line.index(word) + 1)
-                raise AsmError((Diagnostic(position, message, line, len(word)),))
-            found.setdefault(key, []).append(value)
-    return found
+_GODEBUG: Final = ("asyncpreemptoff", "gcshrinkstackoff")
 
 
-_VERDICT: Final = re.compile(r"(preserved)|lost(?::([A-Z0-9]+(?:,[A-Z0-9]+)*))?")
-
-
-def _split(texts: Iterable[str]) -> tuple[ExpectedVerdict | None, tuple[str, ...]]:
-    """The verdict that a header expects, and its expectations of registers."""
-    verdict, registers = None, []
+def _godebug(policy: Policy, texts: Iterable[str]) -> Policy:
     for text in texts:
-        match = _VERDICT.fullmatch(text)
-        if match is None:
-            registers.append(text)
-        elif verdict is not None:
-            raise UsageError(f"expect {text}: {verdict} is expected already")
-        else:
-            names = frozenset(match[2].split(",")) if match[2] else None
-            verdict = ExpectedVerdict(match[1] is None, names)
-    return verdict, tuple(registers)
+        name, _, value = text.partition("=")
+        if name not in _GODEBUG or value not in ("0", "1"):
+            raise UsageError(f"godebug {text}: not {' or '.join(f'{n}=1' for n in _GODEBUG)}")
+        policy = replace(policy, **{name: value == "1"})
+    return policy
+
+
+def _bugs(names: Iterable[str]) -> frozenset[KernelBug]:
+    known = {bug.value: bug for bug in KernelBug}
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise UsageError(f"kernel-bug {wrong[0]}: there are: {', '.join(known)}")
+    return frozenset(known[name] for name in names)
 
 
 def _define(text: str) -> tuple[str, str]:
@@ -237,55 +204,3 @@ def _define(text: str) -> tuple[str, str]:
     if not name.isidentifier():
         raise UsageError(f"-D {text}: not NAME or NAME=VALUE")
     return name, value or "1"
-
-
-_REGISTERS: Final = {f"R{i}" for i in range(8, 16)} | {
-    f"R{n}" for n in ("AX", "BX", "CX", "DX", "SI", "DI", "BP", "SP")
-}
-
-
-def _expectation(text: str, macros: dict[str, str]) -> Expectation:
-    register, colon, value = text.partition(":")
-    name = register.upper()
-    if name not in _REGISTERS and f"R{name}" in _REGISTERS:
-        name = f"R{name}"
-    if not colon or name not in _REGISTERS:
-        raise UsageError(f"expect {text}: not REGISTER:VALUE with a general register")
-    for _ in range(8):  # macros in macros
-        value = re.sub(r"[A-Za-z_]\w*", lambda m: macros.get(m[0], m[0]), value)
-    if not re.fullmatch(r"[0-9a-fA-FxX+*/() -]+", value):
-        raise UsageError(f"expect {text}: {value} is not a number")
-    try:
-        number = _evaluate(value)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError(f"expect {text}: {value} is not a number") from None
-    return Expectation(name, number & 0xFFFF_FFFF_FFFF_FFFF, text)
-
-
-def _evaluate(text: str) -> int:
-    """An expression of integers, + - * / and parentheses, as Go's assembler evaluates it."""
-    import ast  # only where a file expects something
-
-    def value(node: ast.expr) -> int:
-        match node:
-            case ast.Constant(value=int(number)):
-                return number
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -value(operand)
-            case ast.BinOp(left=left, op=op, right=right):
-                a, b = value(left), value(right)
-                match op:
-                    case ast.Add():
-                        return a + b
-                    case ast.Sub():
-                        return a - b
-                    case ast.Mult():
-                        return a * b
-                    case ast.Div():
-                        return a // b
-        raise ValueError(text)
-
-    try:
-        return value(ast.parse(text.strip(), mode="eval").body)
-    except SyntaxError:
-        raise ValueError(text) from None

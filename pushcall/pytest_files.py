@@ -4,7 +4,7 @@
     // pushcall: expect=AX:42
 
 `check` is there for a verdict that the header expects, and for a file that expects nothing, which
-is to be preserved; `run` for final registers. Header: see program.py.
+is to be preserved; `run` for final registers; variants have items of their own (variants.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asm.source import AsmError
-from pushcall import check, explain, run
-from pushcall.program import ExpectedVerdict, Options, load
-from pushcall.text import run_report
+from pushcall.program import Options, read_source
 from pushcall.usage import UsageError
+from pushcall.variants import cases, expectation, perform, without_styles
 from runtime_model.boot import BadProgramError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from pushcall.program import Program
+    from pushcall.variants import Case
 
 _BAD_INPUT = (AsmError, UsageError, BadProgramError)
 
@@ -35,26 +34,27 @@ class ExpectationError(Exception):
 
 
 class AssemblyFile(pytest.File):
-    """A file with one or two tests."""
+    """A file with a test for each of its variants, or one or two for itself."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """`check`, `run`, or both."""
+        """Items are named after the command, behind the variant: `check`, `broken-run`."""
         try:
-            program = load(self.path, Options(include_dirs=(self.path.parent,)))
+            options = Options(include_dirs=(self.path.parent,))
+            found = cases(read_source(self.path), options)
         except _BAD_INPUT as error:
             raise self.CollectError(_message(error, self.path)) from None
-        if program.verdict is not None or not program.expectations:
-            yield CheckItem.from_parent(self, name="check", program=program)
-        if program.expectations:
-            yield RunItem.from_parent(self, name="run", program=program)
+        for case in found:
+            command = case.command.replace(" --", "-")
+            name = f"{case.variant}-{command}" if case.variant else command
+            yield AssemblyItem.from_parent(self, name=name, case=case)
 
 
 class AssemblyItem(pytest.Item):
-    """One of a file's tests."""
+    """One of a file's tests: what its header expects happens."""
 
-    def __init__(self, *, program: Program, **more: Any) -> None:
+    def __init__(self, *, case: Case, **more: Any) -> None:
         super().__init__(**more)
-        self.program = program
+        self.case = case
 
     def reportinfo(self) -> tuple[PathLike[str] | str, int | None, str]:
         """Where the test stands: the file, and its name."""
@@ -66,30 +66,15 @@ class AssemblyItem(pytest.Item):
             return _message(excinfo.value, self.path)
         return super().repr_failure(excinfo, style)
 
-
-class CheckItem(AssemblyItem):
-    """A preemption at every boundary gives the verdict that the header expects."""
-
     def runtest(self) -> None:
-        """Checks the file."""
-        expected = self.program.verdict or ExpectedVerdict(lost=False)
-        result = check.check(self.program.config, budget=self.program.config.budget)
-        if result.findings or result.crash or not expected.holds(x.register for x in result.losses):
-            explain.attach(self.program.config, result)
-            lines = [line.removeprefix("! ") for line in result.lines()]
-            raise ExpectationError("\n".join([f"expected: {expected}", *lines]))
-
-
-class RunItem(AssemblyItem):
-    """A run under sysmon's timer ends with the registers that the header expects."""
-
-    def runtest(self) -> None:
-        """Runs the file."""
-        rt, out = run.run(self.program, run.Injection())
-        if out.status:
-            # What failed first: the short summary shows one line.
-            lines = sorted(run_report(rt, out), key=lambda line: not line.startswith("! "))
-            raise ExpectationError("\n".join(line.removeprefix("! ") for line in lines))
+        """Does what the case is for."""
+        happened = perform(self.case)
+        if happened.held:
+            return
+        # What failed first: the short summary shows one line.
+        lines = sorted(happened.lines, key=lambda line: not line.startswith("! "))
+        first = [f"expected: {expectation(self.case)}"] if self.case.command != "run" else []
+        raise ExpectationError("\n".join([*first, *without_styles(lines)]))
 
 
 def _message(error: BaseException, path: Path) -> str:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from emulator.events import Event
     from emulator.history import PastMemory
     from emulator.registers import Registers
+    from pushcall.injection import Injection
     from pushcall.program import Program
-    from pushcall.run import Injection, Outcome
+    from pushcall.run import Outcome
     from runtime_model.runtime import Runtime
 
 LIMIT: Final = 1_000_000  # steps, unless asked for more: 50 to 100 bytes each

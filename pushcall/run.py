@@ -26,6 +26,7 @@ from runtime_model.events import (
     PushedCall,
     Resumed,
     SafePointVerdict,
+    StackCopied,
 )
 from runtime_model.timers import At, AtPC, Every, Random
 
@@ -35,20 +36,11 @@ if TYPE_CHECKING:
     from asm.image import Code
     from emulator.observer import InstructionTimer
     from emulator.registers import Registers
+    from pushcall.injection import Injection
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
 
 MAX_LOSSES = 100
-
-
-@dataclass(frozen=True)
-class Injection:
-    """Which exact timer asks for preemptions; all empty: none, sysmon's policy alone counts."""
-
-    every: int | None = None
-    at: tuple[int, ...] = ()
-    at_pc: str | None = None
-    random: int | None = None
 
 
 @dataclass
@@ -77,6 +69,7 @@ class Outcome:
     signals: int = 0
     preemptions: int = 0  # asynchronous: pushCall happened
     cooperative: int = 0
+    copies: int = 0  # of stacks
     refusals: dict[str, int] = field(default_factory=dict)  # reason -> count
     resumed: int = 0
     losses: list[Resumed] = field(default_factory=list)
@@ -89,6 +82,18 @@ class Outcome:
     starved: bool = False  # the budget ran out: somebody may have waited in vain
     expected: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # expectations that do not hold
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What an expectation may count (expectation.COUNTS)."""
+        return {
+            "requests": self.requests,
+            "signals": self.signals,
+            "preemptions": self.preemptions,
+            "cooperative": self.cooperative,
+            "refused": sum(self.refusals.values()),
+            "copies": self.copies,
+        }
 
     @property
     def status(self) -> int:
@@ -123,6 +128,8 @@ class Collector:
                 out.preemptions += 1
             case SafePointVerdict(safe=False):
                 out.refusals[event.reason] = out.refusals.get(event.reason, 0) + 1
+            case StackCopied():
+                out.copies += 1
             case Resumed():
                 out.resumed += 1
                 if event.losses and len(out.losses) < MAX_LOSSES:
@@ -149,6 +156,8 @@ def run(
 ) -> tuple[Runtime, Outcome]:
     """Boots the program, runs it to its end, and collects what happened.
 
+    injection: the timer to use in place of the program's own.
+
     `prepare` sees the runtime before its first instruction. Ctrl-C ends the run with what is
     known so far. Raises AsmError and BadProgramError for bad input.
     """
@@ -158,7 +167,7 @@ def run(
     first = FirstPreemption(lambda pc: rt.user.findfunc(pc) is not None)
     machine.events.subscribe(collector.listen)
     machine.events.subscribe(first.listen)
-    inject(rt, injection or Injection())
+    inject(rt, injection or program.injection)
     if prepare is not None:
         prepare(rt)
     out = collector.outcome
@@ -179,7 +188,8 @@ def run(
         if piece.end < 0:
             piece.end = machine.now
     out.as_compiled = not program.config.as_assembly and out.preemptions > 0
-    out.expected = [expectation.text for expectation in program.expectations]
+    expected = program.expected
+    out.expected = [*(e.text for e in expected.registers), *map(str, expected.counts)]
     out.failed = _unmet(program, out)
     return rt, out
 
@@ -242,7 +252,7 @@ def _address(text: str, images: Sequence[Code]) -> int:
 
 def _unmet(program: Program, out: Outcome) -> list[str]:
     failed = []
-    for expectation in program.expectations:
+    for expectation in program.expected.registers:
         for goid, registers in sorted(out.goroutines.items()):
             found = registers[expectation.register] if registers is not None else None
             if found != expectation.value:
@@ -250,6 +260,12 @@ def _unmet(program: Program, out: Outcome) -> list[str]:
                     f"goroutine {goid}: {expectation.register} is {found:#x}, "
                     f"not {expectation.value:#x} ({expectation.text})"
                 )
+    counts = out.counts
+    failed += [
+        f"{counts[expected.name]} {expected.name}, not {expected.relation}{expected.value}"
+        for expected in program.expected.counts
+        if not expected.holds(counts)
+    ]
     return failed
 
 

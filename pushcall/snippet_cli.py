@@ -12,6 +12,8 @@ from emulator.engines import ENGINES, UNICORN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# emulator.linux.kernel_bugs.KernelBug, without its imports
+KERNEL_BUGS = ("sigreturn-drops-vectors", "sigreturn-drops-xmm8-15", "sigreturn-ignores-rip")
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -84,6 +86,21 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 "(Go 1.26 on).",
             ),
             click.option(
+                "--variant", metavar="NAME", help="Of the settings in FILE's header (scenarios)."
+            ),
+            click.option(
+                "--godebug",
+                multiple=True,
+                metavar="NAME=1",
+                help="GODEBUG: asyncpreemptoff or gcshrinkstackoff.",
+            ),
+            click.option(
+                "--kernel-bug",
+                multiple=True,
+                type=click.Choice(KERNEL_BUGS),
+                help="Run on a kernel that loses part of a signal's context.",
+            ),
+            click.option(
                 "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -146,7 +163,7 @@ def options(given: dict[str, Any], **more: Any) -> Any:
 
     names = (
         "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
-        "trampoline_syntax", "cpu", "package", "goroot",
+        "trampoline_syntax", "cpu", "package", "goroot", "variant", "godebug", "kernel_bug",
     )  # fmt: skip
     trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
     return Options(
@@ -166,25 +183,14 @@ def scene(given: dict[str, Any]) -> dict[str, int | None]:
 
 
 def timer(given: dict[str, Any]) -> tuple[Any, Any]:
-    """(Policy, Injection) of the timer options; more than one is a usage error."""
-    from pushcall.run import Injection
-    from pushcall.usage import UsageError, parse_duration
-    from runtime_model.policy import Policy
+    """(Policy, Injection) of the timer options; both None where the file's header decides.
 
-    chosen = [n for n in ("quantum", "every", "at", "at_pc", "never") if given[n]]
-    chosen += ["random"] if given["random_seed"] is not None else []
-    if len(chosen) > 1:
-        names = " and ".join(f"--{n.replace('_', '-')}" for n in chosen)
-        raise UsageError(f"{names} cannot be used together")
-    if not chosen:
-        return Policy(), Injection()
-    if given["quantum"]:
-        return Policy(parse_duration(given["quantum"])), Injection()
-    try:
-        at = tuple(int(n) for n in given["at"].split(",")) if given["at"] else ()
-    except ValueError:
-        raise UsageError(f"--at {given['at']}: not numbers with commas between") from None
-    if any(n < 0 for n in at):
-        raise UsageError(f"--at {given['at']}: instructions are counted from 0")
-    injection = Injection(given["every"], at, given["at_pc"], given["random_seed"])
-    return Policy(force_preempt_ns=None), injection
+    More than one is a usage error.
+    """
+    from pushcall.injection import parse
+
+    chosen = {n: given[n.replace("-", "_")] for n in ("quantum", "every", "at", "at-pc", "never")}
+    chosen = {name: str(value) for name, value in chosen.items() if value}
+    if given["random_seed"] is not None:
+        chosen["random"] = str(given["random_seed"])
+    return parse(chosen) if chosen else (None, None)

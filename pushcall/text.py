@@ -261,6 +261,11 @@ def run_report(rt: Runtime, out: Outcome) -> Iterable[str]:
         yield from drawn
         yield ""
     yield "# Totals"
+    yield from totals(rt, out)
+
+
+def totals(rt: Runtime, out: Outcome) -> Iterable[str]:
+    """What a run came to, behind its pictures."""
     yield (
         f"{out.instructions} instructions, {out.user_instructions} of them the program's own, "
         f"in {milliseconds(out.time)} of virtual time"

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from asm.image import Code, Function
     from asm.source import Source
+    from emulator.linux.kernel_bugs import KernelBug
     from emulator.linux.threads import Thread
     from runtime_model.call import Call
     from runtime_model.toolchain import Toolchain
@@ -81,6 +82,7 @@ class Config:
     syntax: str = "go"  # of the sources
     package: Package = field(default_factory=Package)  # of the sources
     toolchain: Toolchain | None = None  # that makes their go_asm.h; None: see go_asm_h.py
+    bugs: frozenset[KernelBug] = frozenset()  # of the Linux that it runs on
     budget: int | None = 2_000_000_000
     slice_ns: int = 10_000
     stacks: int = stackpool.STACKS  # where the first goroutine's lies, a page up
@@ -160,6 +162,7 @@ def assembled(
         budget=config.budget,
         gates_at=GATES + shift,
     )
+    machine.linux.bugs = config.bugs
     rt = Runtime(machine, layout, version)
     rt.policy = config.policy
     gates = {

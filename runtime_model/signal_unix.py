@@ -22,6 +22,8 @@ SIGURG: Final = 23
 sigPreempt: Final = SIGURG
 
 _NSIG: Final = 65
+_SIG_MASK: Final = 8  # in the struct sig, behind its note: 3 words of 32 signals each
+_SIG_WANTED: Final = _SIG_MASK + 12
 _SA_SIGINFO: Final = 0x4
 _SA_RESTORER: Final = 0x0400_0000
 _SA_ONSTACK: Final = 0x0800_0000
@@ -139,6 +141,20 @@ def sighandler(rt: Runtime, sig: int, c: sigctxt, gp: G) -> None:
         doSigPreempt(rt, gp, c)
     if sig in _FATAL:
         raise FatalSignal(rt, sig, c, gp)
+    sigsend(rt, sig)
+
+
+def sigsend(rt: Runtime, sig: int) -> bool:
+    """Passes a signal on to os/signal, a preemption's too; whether Notify asks for it.
+
+    runtime/sigqueue.go; nobody sleeps on sig.note here.
+    """
+    bit, words = 1 << sig % 32, 4 * (sig // 32)
+    mask, wanted = rt.symbol("sig") + _SIG_MASK + words, rt.symbol("sig") + _SIG_WANTED + words
+    if not rt.memory.u32(wanted) & bit:
+        return False
+    rt.memory.put_u32(mask, rt.memory.u32(mask) | bit)
+    return True
 
 
 @named

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runtime_model.events import StackChecked
+from runtime_model.events import Resumed, StackChecked
 from runtime_model.proc_sysmon import preemptone
 
 if TYPE_CHECKING:
@@ -150,17 +150,24 @@ class AtPC:
 
     rt: Runtime
     address: int
-    _last: dict[int, int] = field(default_factory=dict)  # g -> count at its last request
+    _last: dict[int, int] = field(default_factory=dict)  # tid -> its count at its last request
+    _resumed: set[int] = field(default_factory=set)  # goids that have come back to the address
     _gave_way: GaveWay = field(init=False)
 
     def __post_init__(self) -> None:
         self._gave_way = GaveWay(self.rt)
+        self.rt.machine.events.subscribe(self._listen)
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, Resumed) and event.interrupted == self.address:
+            self._resumed.add(event.goid)
 
     def reached(self, thread: Thread) -> None:
         """Called before the instruction; the same arrival, after the preemption, does not count."""
-        g = self.rt.getg_of(thread)
-        count = self.rt.machine.user_instructions
-        if self._last.get(g) != count:
-            self._last[g] = count
-            if not self._gave_way.passed_once(thread):
-                request_preemption(self.rt, thread, f"at {self.address:#x}")
+        goid = self.rt.g(self.rt.getg_of(thread)).goid
+        count = thread.user_instructions
+        if goid in self._resumed:
+            self._resumed.remove(goid)
+        elif self._last.get(thread.tid) != count and not self._gave_way.passed_once(thread):
+            request_preemption(self.rt, thread, f"at {self.address:#x}")
+        self._last[thread.tid] = count

@@ -77,6 +77,12 @@ def simd_source(version: GoVersion, cpu: str) -> Source:
     return Source(own.name, f"#define GOEXPERIMENT_simd\n{own.text}\n{data}")
 
 
+def darwin_source(version: GoVersion) -> Source:
+    """The same as on darwin, on a processor with AVX: up to 1.23 it runs VZEROUPPER."""
+    own = own_source(version)
+    return Source(own.name, f"#define GOOS_darwin\n#define hasAVX\n{own.text}")
+
+
 def assemble_trampoline(
     trampoline: Trampoline | Source | None,
     version: GoVersion,

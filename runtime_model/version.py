@@ -51,6 +51,11 @@ class GoVersion:
         return self.number >= (1, 27)
 
     @cached_property
+    def clears_upper_halves_on_darwin(self) -> bool:
+        """Whether asyncPreempt runs VZEROUPPER on darwin (issue 37174): from 1.14 to 1.23."""
+        return (1, 14) <= self.number <= (1, 23)
+
+    @cached_property
     def restarts(self) -> bool:
         """Whether isAsyncSafePoint accepts restart sequences: since 1.18.
 

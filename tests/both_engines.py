@@ -8,22 +8,23 @@ from typing import Any
 from emulator.engines import ENGINES
 from pushcall import run as running
 from pushcall.api import ProgramOptions, program
+from pushcall.injection import Injection
 from runtime_model.policy import Policy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def documents(
-    source: str | Path, timer: running.Injection | int, given: ProgramOptions
+    source: str | Path, timer: Injection | int, given: ProgramOptions
 ) -> list[dict[str, Any]]:
     """The documents of both engines, without the engine's name; a number is sysmon's quantum."""
     made = []
     for engine in ENGINES:
-        exact = isinstance(timer, running.Injection)
+        exact = isinstance(timer, Injection)
         policy = Policy(None if exact else timer)  # type: ignore[arg-type]
         options = ProgramOptions(**given, engine=engine)  # type: ignore[typeddict-item]
         loaded = program(source, EXAMPLES, policy=policy, **options)
-        injection = timer if isinstance(timer, running.Injection) else running.Injection()
+        injection = timer if isinstance(timer, Injection) else Injection()
         rt, out = running.run(loaded, injection, keep_events=True)
         document = running.to_json(rt, out)
         assert engine in document.pop("engine")

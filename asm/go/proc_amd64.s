@@ -106,3 +106,7 @@ DATA	runtime·goexit0·f(SB)/8, $runtime·goexit0(SB)
 GLOBL	runtime·goexit0·f(SB), RODATA|NOPTR, $8
 DATA	runtime·gosched_m·f(SB)/8, $runtime·gosched_m(SB)
 GLOBL	runtime·gosched_m·f(SB), RODATA|NOPTR, $8
+
+// What os/signal and the handler share (runtime/sigqueue.go): note, mask, wanted, ignored, recv,
+// a bit for each signal in the last four. sigsend sets mask, where wanted has the bit.
+GLOBL	runtime·sig(SB), NOPTR, $64

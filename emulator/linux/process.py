@@ -19,6 +19,7 @@ from emulator.linux.threads import Thread, ThreadState
 
 if TYPE_CHECKING:
     from emulator.events import EventStream
+    from emulator.linux.kernel_bugs import KernelBug
     from emulator.memory import Memory, Region
     from emulator.registers import Registers
 
@@ -86,6 +87,7 @@ class Process:
         self.memory_limit: int | None = None
         self.brk = 0
         self.saved_auxv = b""  # as it stands on the first stack
+        self.bugs: frozenset[KernelBug] = frozenset()
         self.enosys = False  # a system call that is not modelled returns ENOSYS, not ends the run
         self.next_tid = pid
         self.mmap_next = MMAP_BASE

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.events import SignalReturned
-from emulator.linux import signal_frame, signals
+from emulator.linux import kernel_bugs, signal_frame, signals
 from emulator.linux.errno import Errno
 from emulator.linux.signal_abi import (
     MINSIGSTKSZ,
@@ -187,6 +187,8 @@ def rt_sigreturn(process: Process, thread: Thread) -> None:
         signals.set_sigmask(process, thread, signal_frame.read_sigmask(memory, frame))
         do_sigaltstack(thread, signal_frame.read_altstack(memory, frame))  # errors are ignored
         signal_frame.restore_sigcontext(memory, frame, registers)
+        ucontext = frame + signal_frame.UCONTEXT
+        kernel_bugs.returned(process.bugs, memory, ucontext, registers)
     except AccessFault as fault:
         registers["RAX"] = 0
         why = f"bad frame in rt_sigreturn at {fault.address:#x}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from emulator.events import FrameBuilt, SignalSent
 from emulator.fault import GuestStopped
-from emulator.linux import signal_frame
+from emulator.linux import kernel_bugs, signal_frame
 from emulator.linux.clock import put_timespec
 from emulator.linux.errno import Errno
 from emulator.linux.signal_abi import (
@@ -226,6 +226,7 @@ def _enter(process: Process, thread: Thread, info: SigInfo, action: SigAction) -
             altstack=thread.altstack,
             trap=thread.trap,
         )
+        kernel_bugs.frame_built(process.bugs, process.memory, frame, pc)
     except AccessFault as fault:
         _frame_failed(process, thread, info, fault)
         return

@@ -3,6 +3,8 @@
 // AVX2 their upper halves are lost. With --cpu avx2 all is preserved.
 //
 // pushcall: go=1.27 cpu=avx expect=lost:YMM0,YMM1,YMM2,YMM3,YMM4,YMM5,YMM6,YMM7,YMM8,YMM9,YMM10,YMM11,YMM12,YMM13,YMM14,YMM15
+// pushcall broken: cpu=avx
+// pushcall mended: cpu=avx2 expect=preserved
 
 #include "textflag.h"
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pushcall import api
+from pushcall.injection import Injection
 from pushcall.recorded import record
-from pushcall.run import Injection
 from pushcall.viewer import Viewer
 from runtime_model.policy import Policy
 from tests.bench.measure import Contender, Group

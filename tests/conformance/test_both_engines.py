@@ -13,6 +13,7 @@ from native_host import native_objection
 from emulator import extended
 from pushcall.api import ProgramOptions, check, program
 from pushcall.compare import compare, lines
+from pushcall.injection import Injection
 from pushcall.run import Injection
 from runtime_model.policy import Policy
 

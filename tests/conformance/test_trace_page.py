@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pushcall import api
+from pushcall.injection import Injection
 from pushcall.page import MOST, page
 from pushcall.recorded import record
-from pushcall.run import Injection
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 

@@ -12,7 +12,6 @@ import pytest
 from emulator.registers import LAYOUT
 from pushcall.api import check, program, run
 from pushcall.listing import assemble
-from runtime_model.runtime2 import _Grunnable
 
 if TYPE_CHECKING:
     from pushcall.run import Outcome
@@ -148,26 +147,3 @@ def test_a_value_below_rsp_is_lost_at_the_boundary_before_its_load(go: str) -> N
     assert loss.before == 42
     assert loss.after != 42
     assert loss.address is not None
-
-
-def test_issue_10958_starves_everyone_up_to_go_1_13() -> None:
-    rt, out = run(
-        "issues/10958_tight_loop.s", EXAMPLES, go="1.13", quantum=100_000, budget=1_000_000
-    )
-    assert out.exit is None
-    assert out.crash is not None
-    assert out.crash.title.startswith("the budget of 1000000 instructions is used up")
-    assert out.requests > 0
-    assert (out.signals, out.preemptions, out.cooperative) == (0, 0, 0)
-    assert len(out.waiting) == 1
-    (waiting,) = [rt.g(address) for address in rt.goroutines if rt.g(address).goid in out.waiting]
-    assert waiting.atomicstatus == _Grunnable
-    assert out.status == 1
-
-
-@pytest.mark.parametrize("go", ["1.14", "1.22", "1.27"])
-def test_issue_10958_ends_since_go_1_14(go: str) -> None:
-    _, out = run("issues/10958_tight_loop.s", EXAMPLES, go=go, quantum=100_000)
-    assert (out.exit, out.status, out.losses) == (0, 0, [])
-    assert out.preemptions >= 1
-    assert len(out.goroutines) == 2

@@ -10,7 +10,7 @@ from emulator import extended
 from emulator.host_cpuid import NativeUnavailableError
 from pushcall.api import check
 from pushcall.cli import main
-from pushcall.run import Injection
+from pushcall.injection import Injection
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,8 @@ from emulator.unicorn_cpu import UnicornCpu
 from pushcall import api
 from pushcall import run as running
 from pushcall.event_json import event_json
+from pushcall.injection import Injection
 from pushcall.recorded import RecordedRun, Writer, record
-from pushcall.run import Injection
 from runtime_model.events import Entered, PushedCall
 from runtime_model.policy import Policy
 

@@ -15,10 +15,10 @@ from test_cli import pushcall
 
 from pushcall import api
 from pushcall.drawing import svg
+from pushcall.injection import Injection
 from pushcall.page import page
 from pushcall.perfetto import document
 from pushcall.recorded import record
-from pushcall.run import Injection
 from pushcall.usage import UsageError
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy

@@ -11,9 +11,9 @@ import pytest
 from textual.widgets import Input
 
 from pushcall import api
+from pushcall.injection import Injection
 from pushcall.panes import Panes
 from pushcall.recorded import record
-from pushcall.run import Injection
 from pushcall.viewer import Pane, Viewer
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy

@@ -13,8 +13,8 @@ import pytest
 
 from asm import mkpreempt
 from pushcall import api, fields, slots, walk
+from pushcall.injection import Injection
 from pushcall.recorded import record
-from pushcall.run import Injection
 from runtime_model.events import PushedCall, Resumed
 from runtime_model.policy import Policy
 from runtime_model.proc_sysmon import stackPreempt

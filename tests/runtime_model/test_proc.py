@@ -10,7 +10,7 @@ from small_runtime import LOOP, Stopped, stopped
 
 from emulator.events import SystemCall
 from pushcall.api import program, run
-from pushcall.run import Injection
+from pushcall.injection import Injection
 from pushcall.run import run as run_program
 from runtime_model import proc
 from runtime_model.events import (
