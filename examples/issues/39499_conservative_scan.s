@@ -7,8 +7,8 @@
 // and keeps DI in static memory meanwhile: what only DI points to would be freed.
 //
 // pushcall: go=1.22 entry=main·main
-// pushcall broken: trampoline=asyncPreempt_hides_di.s expect=missed:RDI
-// pushcall broken-check: trampoline=asyncPreempt_hides_di.s expect=preserved
+// pushcall broken: trampoline=asyncPreempt_hides_di.S expect=missed:RDI
+// pushcall broken-check: trampoline=asyncPreempt_hides_di.S expect=preserved
 // pushcall mended: expect=found
 // pushcall mended-1.27: go=1.27 expect=found
 
