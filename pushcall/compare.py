@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emulator.events import Event
+    from pushcall.injection import Injection
     from pushcall.program import Program
     from pushcall.recorded import RecordedRun
-    from pushcall.run import Injection
 
 LIMIT: Final = 200_000  # steps, unless asked for more
 AROUND: Final = 4  # steps shown before the one that differs

@@ -14,7 +14,6 @@ from emulator import extended
 from pushcall.api import ProgramOptions, check, program
 from pushcall.compare import compare, lines
 from pushcall.injection import Injection
-from pushcall.run import Injection
 from runtime_model.policy import Policy
 
 NAMES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.s"))

@@ -20,7 +20,7 @@ from emulator.registers import Flags, Registers
 from pushcall.api import program
 from pushcall.cli import cli
 from pushcall.compare import Comparison, compare, lines, to_json
-from pushcall.run import Injection
+from pushcall.injection import Injection
 
 if TYPE_CHECKING:
     from pathlib import Path
