@@ -54,7 +54,8 @@ _RUN: Final = (
 )
 _SNIPPETS_OWN: Final = (
     "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
-    "random_seed", "never", "goroutines", "procs", "stack", "max_stack", "expect", "engine",
+    "random_seed", "never", "schedule", "goroutines", "procs", "stack", "max_stack", "expect",
+    "engine",
 )  # fmt: skip
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",

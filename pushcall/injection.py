@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pushcall.usage import UsageError, parse_duration
 from runtime_model.policy import Policy
+from runtime_model.schedule import Action
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Injection:
-    """Which exact timer asks for preemptions; all empty: none, sysmon's policy alone counts."""
+    """Which exact timer asks for preemptions; all empty: none, sysmon's policy alone counts.
+
+    Under a schedule there is a mark worker, and the runtime's invariants are checked.
+    """
 
     every: int | None = None
     at: tuple[int, ...] = ()
     at_pc: str | None = None
     random: int | None = None
+    schedule: tuple[Action, ...] = ()
 
 
 def parse(given: Mapping[str, str]) -> tuple[Policy, Injection]:
-    """The timer among quantum, every, at, at-pc, random and never; UsageError for two."""
+    """The timer among quantum, every, at, at-pc, random, schedule and never; UsageError for two."""
     if len(given) > 1:
         names = " and ".join(f"--{name}" for name in given)
         raise UsageError(f"{names} cannot be used together")
@@ -45,6 +50,8 @@ def parse(given: Mapping[str, str]) -> tuple[Policy, Injection]:
             return exact, Injection(at_pc=value)
         case "random":
             return exact, Injection(random=int(value, 0))
+        case "schedule":
+            return exact, Injection(schedule=_actions(value))
         case _:
             return exact, Injection()
 
@@ -57,3 +64,10 @@ def _counts(text: str) -> tuple[int, ...]:
     if any(n < 0 for n in at):
         raise UsageError(f"--at {text}: instructions are counted from 0")
     return at
+
+
+def _actions(text: str) -> tuple[Action, ...]:
+    try:
+        return tuple(Action.parse(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--schedule {error}") from None

@@ -6,7 +6,7 @@ switches for the timeline.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from asm.image import Image
@@ -28,6 +28,8 @@ from runtime_model.events import (
     SafePointVerdict,
     StackCopied,
 )
+from runtime_model.invariants import Invariants
+from runtime_model.schedule import Scheduled
 from runtime_model.timers import At, AtPC, Every, Random
 
 if TYPE_CHECKING:
@@ -161,18 +163,23 @@ def run(
     `prepare` sees the runtime before its first instruction. Ctrl-C ends the run with what is
     known so far. Raises AsmError and BadProgramError for bad input.
     """
-    rt = boot(program.config)
+    injection = injection or program.injection
+    config = program.config
+    rt = boot(replace(config, gc=config.gc or bool(injection.schedule)))
     machine = rt.machine
     collector = Collector(keep_events)
     first = FirstPreemption(lambda pc: rt.user.findfunc(pc) is not None)
     machine.events.subscribe(collector.listen)
     machine.events.subscribe(first.listen)
-    inject(rt, injection or program.injection)
+    inject(rt, injection)
+    invariants = Invariants(rt) if injection.schedule else None
     if prepare is not None:
         prepare(rt)
     out = collector.outcome
     try:
         out.exit = machine.run()
+        if invariants is not None and out.exit == 0:
+            invariants.finish()
     except GuestStopped as stopped:
         out.crash = describe(rt, stopped)
         out.starved = isinstance(stopped, BudgetExhausted)
@@ -203,6 +210,8 @@ def inject(rt: Runtime, injection: Injection) -> None:
         timer = At(rt, sorted(injection.at))
     elif injection.random is not None:
         timer = Random(rt, injection.random)
+    elif injection.schedule:
+        timer = Scheduled(rt, list(injection.schedule))
     elif injection.at_pc is not None:
         breakpoint_ = AtPC(rt, resolve(rt, injection.at_pc))
         rt.machine.add_breakpoint(breakpoint_.address, breakpoint_.reached)

@@ -143,6 +143,11 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--random", "random_seed", type=int, metavar="SEED", help="Preempt at random."
             ),
             click.option("--never", is_flag=True, help="Do not preempt."),
+            click.option(
+                "--schedule",
+                metavar="AFTER:WHAT,…",
+                help="Who asks for what, when; checks the runtime's invariants (docs/schedule.md).",
+            ),
             click.option("--goroutines", type=int, metavar="N", help="Goroutines to start."),
             click.option("--procs", type=int, metavar="N", help="GOMAXPROCS."),
             click.option(
@@ -189,7 +194,8 @@ def timer(given: dict[str, Any]) -> tuple[Any, Any]:
     """
     from pushcall.injection import parse
 
-    chosen = {n: given[n.replace("-", "_")] for n in ("quantum", "every", "at", "at-pc", "never")}
+    names = ("quantum", "every", "at", "at-pc", "schedule", "never")
+    chosen = {name: given[name.replace("-", "_")] for name in names}
     chosen = {name: str(value) for name, value in chosen.items() if value}
     if given["random_seed"] is not None:
         chosen["random"] = str(given["random_seed"])

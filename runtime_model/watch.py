@@ -99,19 +99,23 @@ class Watch:
     # The machine's observer.
 
     def stepping(self, thread: Thread, rip: int) -> None:
-        """Emits Entered whenever the thread comes into another function of the runtime."""
+        """Emits Entered whenever the thread comes into another function of the runtime.
+
+        User code's own return to goexit is a goroutine's end, though a signal may come between.
+        """
+        if rip == self._goexit:
+            registers = self.rt.machine.registers(thread).copy()
+            gp = self.rt.g(self.rt.getg_of(thread))
+            self.rt.machine.events.emit(
+                GoroutineExited(tid=thread.tid, goid=gp.goid, registers=registers)
+            )
         name = self._names.get(rip)
         if name is not None and name != self._function.get(thread.tid):
             self._function[thread.tid] = name
             self.rt.machine.events.emit(Entered(tid=thread.tid, pc=rip, function=name))
 
     def entered(self, thread: Thread) -> None:
-        """User code came into the runtime: its own return to goexit is a goroutine's end."""
-        if thread.registers["RIP"] == self._goexit:
-            gp = self.rt.g(self.rt.getg_of(thread))
-            self.rt.machine.events.emit(
-                GoroutineExited(tid=thread.tid, goid=gp.goid, registers=thread.registers.copy())
-            )
+        """User code came into the runtime: stepping says where."""
 
     def left(self, thread: Thread) -> None:
         """User code goes on: where a preemption is open for this goroutine, it ends here."""

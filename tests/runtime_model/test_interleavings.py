@@ -1,0 +1,54 @@
+"""Interleavings of origins, signals and time slices, and what would be found (interleaving.py).
+
+A few of the 10,000 that tests/conformance/test_interleavings_full.py tries.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from interleaving import failing_command, run_some
+
+from pushcall import cli
+from runtime_model import preempt, runtime2
+
+if TYPE_CHECKING:
+    from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import M
+
+ROOT = Path(__file__).parents[2]
+
+
+def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a printed command, run in this process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_random_interleavings_break_no_rule_of_the_runtime() -> None:
+    run_some(20, versions=("1.13", "1.19", "1.27"), names=("growth.s",))
+
+
+def test_what_fails_is_one_command_that_fails_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unlocked(rt: Runtime, mp: M) -> None:
+        if rt.p(mp.p).status != runtime2._Prunning:
+            return preempt.Reason.P_NOT_RUNNING
+        return None
+
+    with monkeypatch.context() as mutant:
+        mutant.setattr(preempt, "canPreemptM", unlocked)
+        what, command = failing_command(60, versions=("1.27",), names=("growth.s",), shrink=False)
+        assert "was preempted on M" in what
+        assert status_of(command, mutant) == 1
+        out = capsys.readouterr().out
+        assert what in out
+    assert status_of(command, monkeypatch) == 0
