@@ -76,7 +76,7 @@ class Started:
         rt.machine.restore(self.snapshot)
         rt.watch.preempted.clear()
         rt.machine.events.listeners[:] = self.listeners
-        rt.machine.budget = rt.machine.instructions + BUDGET
+        rt.machine.budget = BUDGET
         return rt
 
 
@@ -95,7 +95,7 @@ def started(name: str, go: str) -> Started:
     rt.machine.timer = timer
     listeners = [each for each in rt.machine.events.listeners if each != timer._listen]
     assert rt.machine.run() is None
-    return Started(rt, rt.machine.snapshot(), loaded.expectations, listeners)
+    return Started(rt, rt.machine.snapshot(), loaded.expected.registers, listeners)
 
 
 @dataclass
@@ -237,10 +237,16 @@ def run_some(
 
 
 def failing_command(count: int, **given: Any) -> tuple[str, str]:
-    """What failed first in so many interleavings, and the command that shows it again."""
+    """What failed first in so many interleavings, and the command that shows it again.
+
+    Programs are booted anew, before and after: the model may be a faulty one meanwhile.
+    """
+    started.cache_clear()
     try:
         run_some(count, **given)
     except AssertionError as error:
         what, _, command = str(error).partition(f"\n{AGAIN}")
         return what, command.partition("\n")[0]
+    finally:
+        started.cache_clear()
     return "", ""
