@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types unit conformance bench generate clean
+.PHONY: demo test lint types unit conformance bench generate docs clean
 
 demo: $(STAMP)
 	$(BIN)/pushcall run examples/golang_nuts.s -D LOOPS=1500000 --goroutines 30 --procs 2
@@ -34,6 +34,10 @@ bench: $(STAMP)
 generate: $(STAMP)
 	$(BIN)/python -m asm.mkpreempt
 	$(BIN)/python -m pushcall.mkhooks
+
+# The pictures of docs/.
+docs: $(STAMP)
+	$(BIN)/python -m pushcall.mkdrawings
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -35,7 +35,7 @@ from emulator.registers import LAYOUT, SIZE, Registers
 from emulator.unicorn_raw import CTL_TB_FLUSH, HOOK_MEM_WRITE, function_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emulator.native_cpu import NativeCpu
 
@@ -231,15 +231,22 @@ class Recording:
 class Recorder:
     """Records everything that a processor executes, from `start` to `stop` or as a context.
 
-    `stores` asks for what stores overwrite, too. The program runs as before, by single
-    instructions.
+    `stores` asks for what stores overwrite, too; `progress` is told now and then how many records
+    there are. The program runs as before, by single instructions.
     """
 
-    def __init__(self, cpu: CountingCpu | NativeCpu, *, stores: bool = True) -> None:
+    def __init__(
+        self,
+        cpu: CountingCpu | NativeCpu,
+        *,
+        stores: bool = True,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.recording = Recording()
         self.noted = (0, 0)  # position and address of the last store of Python's
         self._cpu = cpu
         self._stores = stores
+        self._progress = progress
         self._frames = memoryview(bytearray(2 * SIZE))
         self._batch = RegisterBatch(self._frames[:SIZE])
         self._records = memoryview(mmap.mmap(-1, STRETCH * LONGEST))
@@ -338,6 +345,7 @@ class Recorder:
         self._whole = bytes(self._frames[SIZE:])
         self._collected += count
         block[Word.NEXT], block[Word.NEXT_STORE] = first, stores
+        self._progress(self._collected)
 
     def drop(self) -> None:
         """The last record was no step: its instruction did not come to its end."""

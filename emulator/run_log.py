@@ -16,6 +16,8 @@ from emulator.native_cpu import NativeCpu
 from emulator.recording import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emulator.events import Event
     from emulator.linux.threads import Thread
     from emulator.machine import Machine
@@ -38,11 +40,11 @@ class RunLog:
     _stops: list[int]
     events: list[Marked]
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, progress: Callable[[int], None] = lambda _: None) -> None:
         if not isinstance(machine.cpu, CountingCpu | NativeCpu):
             raise TypeError(f"{machine.cpu.name} cannot be recorded")
         self._machine = machine
-        self._recorder = Recorder(machine.cpu)
+        self._recorder = Recorder(machine.cpu, progress=progress)
         self.recording = self._recorder.recording
         self._writes: list[Overwritten] = []
         self._maps: list[Mapped] = []

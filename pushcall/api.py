@@ -1,4 +1,4 @@
-"""The public Python API: `check` and `run` on a file or a text.
+"""The public Python API: `check` and `run` a file or a text, `function_check` a Go executable.
 
     from pushcall.api import check
     result = check("loop.s", trampoline="my_asyncPreempt.s", go="1.22")
@@ -12,6 +12,7 @@ runtime_model.boot.BadProgramError.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -25,8 +26,9 @@ from pushcall.program import Options, Program, from_source, read_source
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from pushcall.booted_check import FunctionCheck
     from pushcall.run import Outcome
     from pushcall.verdict import CheckResult
     from runtime_model.runtime import Runtime
@@ -61,6 +63,13 @@ class ProgramOptions(TypedDict, total=False):
     kernel_bug: Sequence[str]  # emulator.linux.kernel_bugs.KernelBug's values
 
 
+def _refuse_unknown(given: Mapping[str, object], known: frozenset[str]) -> None:
+    """A misspelt option must not be none: TypeError, as of any Python function."""
+    unknown = given.keys() - known
+    if unknown:
+        raise TypeError(f"no option {', '.join(sorted(unknown))}; {', '.join(sorted(known))} are")
+
+
 def program(
     source: str | Path,
     directory: str | Path = "",
@@ -69,6 +78,7 @@ def program(
     **given: Unpack[ProgramOptions],
 ) -> Program:
     """The program in a file or text. Relative paths start at `directory`."""
+    _refuse_unknown(given, ProgramOptions.__optional_keys__)
     folder = Path(directory)
     trampoline = given.get("trampoline")
     options = Options(
@@ -152,4 +162,39 @@ def run(
     return running.run(loaded, Injection(every, tuple(at), at_pc, random))
 
 
-__all__ = ["ProgramOptions", "check", "program", "run"]
+class GuestOptions(TypedDict, total=False):
+    """What a booted executable is given."""
+
+    go: str  # its version, where it does not tell
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    cpus: int  # that it sees
+    seed: int  # of its random bytes and schedule
+
+
+@contextlib.contextmanager
+def function_check(
+    binary: str | Path, function: str, directory: str | Path = "", **given: Unpack[GuestOptions]
+) -> Iterator[FunctionCheck]:
+    """A check of the first call of an executable's function; its method `run` does it.
+
+    Raises UsageError for what is no Go executable, and for a function that it has not.
+    """
+    from pushcall.boot_cli import opened
+    from pushcall.booted_check import FunctionCheck
+    from runtime_model.booted import Settings
+
+    _refuse_unknown(given, GuestOptions.__optional_keys__)
+    path = Path(directory) / binary
+    environment = given.get("environment", {})
+    settings = Settings(
+        argv=tuple(os.fsencode(text) for text in (path.name, *given.get("arguments", ()))),
+        envp=tuple(os.fsencode(f"{name}={value}") for name, value in environment.items()),
+        cpus=given.get("cpus", 4),
+        seed=given.get("seed", 0),
+    )
+    with opened(path, given.get("go")) as executable:
+        yield FunctionCheck(executable, settings, function)
+
+
+__all__ = ["GuestOptions", "ProgramOptions", "check", "function_check", "program", "run"]

@@ -56,7 +56,7 @@ def safepoints(
 
     \b
     pushcall safepoints ./server main.hotLoop
-    pushcall safepoints ./server --pc 0x48f0c4
+    pushcall safepoints ./server --pc 0x401000
     pushcall safepoints examples/add.s
     """  # noqa: D301  # \b is click's
     if pc is not None and (function is not None or package is not None):

@@ -111,15 +111,15 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def _opened(file: Path, given: dict[str, Any]) -> Iterator[GoBinary]:
-    """The executable; what is wrong with it, or with a snippet's options, as UsageError."""
+def opened(file: Path, go: str | None) -> Iterator[GoBinary]:
+    """The executable; what is wrong with it as UsageError."""
     from emulator.elf import ElfError
     from pushcall.usage import UsageError, go_version
     from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
     from runtime_model.pclntab_format import PclntabError
 
     try:
-        with GoBinary(file, go_version(given["go"])) as binary:
+        with GoBinary(file, go_version(go)) as binary:
             yield binary
     except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
         raise UsageError(str(error)) from None
@@ -146,7 +146,7 @@ def run_elf(
         gdb = None
         if given["gdb"] is not None:
             gdb = stack.enter_context(gdb_server.listen(given["gdb"]))
-        binary = stack.enter_context(_opened(file, given))
+        binary = stack.enter_context(opened(file, given["go"]))
         _, out = run_binary(
             binary,
             settings,
@@ -186,7 +186,7 @@ def check_elf(
         for name in ("args", "calls"):
             if given[name]:
                 raise UsageError(f"{_option(name)} goes with --quick, which calls the function")
-        with _opened(file, given) as binary, progress("boundaries") as report:
+        with opened(file, given["go"]) as binary, progress("boundaries") as report:
             result = check_function(
                 binary, settings, given["function"], points=points, jobs=jobs, progress=report
             )
@@ -214,7 +214,7 @@ def _check_quickly(
     for name in ("stdin", "env", "files", "ncpu", "strace", "enosys"):
         if given[name] not in (None, False, ()):
             raise UsageError(f"{_option(name)} is for the whole program, and --quick runs a part")
-    with _opened(file, given) as binary, bar("boundaries") as report:
+    with opened(file, given["go"]) as binary, bar("boundaries") as report:
         return quick_check(
             file,
             binary.version,
@@ -238,7 +238,7 @@ def trace_elf(
     from runtime_model.booted import Booted
 
     settings = _settings(file, arguments, given)
-    with _opened(file, given) as binary:
+    with opened(file, given["go"]) as binary:
         name = None if function is None else find(binary, function).name
         booted = Booted(binary, settings)
         return BootedTrace(booted, number, click.echo, name).run()

@@ -79,7 +79,7 @@ class FunctionCheck:
         self._ended = False
         base = self.booted.base
         code = bytes(binary.code(self.function.entry, self.function.end))
-        self._instructions = {
+        self.instructions = {
             each.address + base: each.text for each in disassemble(code, self.function.entry)
         }
 
@@ -137,7 +137,7 @@ class FunctionCheck:
 
     def _boundaries(self) -> Iterator[Boundary]:
         """Stops at each instruction of F that the goroutine executes, until F has returned."""
-        for address in self._instructions:
+        for address in self.instructions:
             if address != self._end[0]:
                 self.machine.add_breakpoint(address, self._arrived)
         self.machine.add_breakpoint(self._end[0], self._returned)
@@ -177,7 +177,7 @@ class FunctionCheck:
         offset = f"+{pc - base - function.entry:#x}" if pc - base != function.entry else ""
         file, line = function.file_line(pc - base)
         position = f"{file.rpartition('/')[2]}:{line}"
-        return Place(pc, function.name + offset, self._instructions.get(pc, ""), position)
+        return Place(pc, function.name + offset, self.instructions.get(pc, ""), position)
 
     def _take(self, boundary: Boundary, attempt: Any) -> None:
         result = self.result
@@ -223,7 +223,7 @@ class FunctionCheck:
         g.preempt, g.stackguard0, pp.preempt = 1, STACK_PREEMPT, 1
         info = SigInfo(SIGURG, SI_TKILL, machine.linux.pid, machine.linux.uid)
         signals.send(machine.linux, info, thread, None)
-        for address in self._instructions:
+        for address in self.instructions:
             machine.breakpoints[address] = watch.arrived
         machine.budget = machine.instructions + INJECTION_BUDGET
         try:

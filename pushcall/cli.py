@@ -157,8 +157,8 @@ def check(
     pushcall check examples/register_loop.s
     pushcall check examples/float_loop.s --trampoline my_asyncPreempt.s --go 1.22
     pushcall check examples/golang_nuts.s -D LOOPS=100000 --jobs 2
-    pushcall check ./server --function main.hotLoop --jobs 2
-    pushcall check ./server --function main.hotLoop --quick --arg mem:800 --arg 100 --arg 100
+    pushcall check ./server --function main.hotLoop --points 20 -- 100
+    pushcall check ./server --function main.hotLoop --quick --arg 100
     pushcall check examples/add.s --scan
     """  # noqa: D301
     from pushcall.usage import UsageError

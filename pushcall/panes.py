@@ -163,7 +163,7 @@ class Panes:
         earlier = run.memory(step - 1) if step else None
         for slot in found.slots:
             old = slot.value if earlier is None else _old(earlier, slot.address)
-            line = Text("*" if old != slot.value else " ", CHANGED)
+            line = _mark(old != slot.value)
             line.append(f"{slot.address:#x} ", DIM)
             line.append(f"{slot.value:016x}", CHANGED if old != slot.value else "")
             line.append(" < SP " if slot.address == found.rsp else "      ", HEAD)
@@ -184,7 +184,7 @@ class Panes:
         cells, owner = [], ""
         for item in runtime_fields.fields(run, step, self.goid):
             changed = old.get((item.owner, item.path), item.value) != item.value
-            cell = Text("*" if changed else " ", CHANGED)
+            cell = _mark(changed)
             cell.append(f"{item.owner if item.owner != owner else '':<4}", HEAD)
             cell.append(f"{item.path:<15} ", DIM)
             cell.append(item.text, CHANGED if changed else "")
@@ -287,8 +287,13 @@ def _short(symbol: str) -> str:
     return symbol.removeprefix("runtime.").removeprefix("main.")
 
 
+def _mark(changed: bool) -> Text:
+    """The sign of what has changed; its style is not that of what follows."""
+    return Text().append("*" if changed else " ", CHANGED)
+
+
 def _cell(name: str, value: str, changed: bool) -> Text:
-    cell = Text("*" if changed else " ", CHANGED)
+    cell = _mark(changed)
     cell.append(f"{name:<6} ", HEAD if changed else DIM)
     return cell.append(value, CHANGED if changed else "")
 

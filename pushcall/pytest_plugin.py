@@ -57,15 +57,29 @@ class Checker:
         """
         __tracebackhide__ = True
         from pushcall import check as checking
-        from pushcall import explain
+        from pushcall import failure
         from pushcall.api import program
 
         config = program(source, self.directory, **options).config
         result = checking.check(config)
         if not result.ok:
-            explain.attach(config, result)
-            lines = [line.removeprefix("! ") for line in result.lines()]
-            pytest.fail("\n".join(lines), pytrace=False)
+            pytest.fail(failure.of_snippet(config, result), pytrace=False)
+        return result
+
+    def check_function(self, binary: str | Path, function: str, **options: Any) -> CheckResult:
+        """Preempts a Go executable at every boundary of a function's first call; fails on a loss.
+
+        Options: go, arguments, environment (mapping), points, jobs, and seed and cpus of its run.
+        """
+        __tracebackhide__ = True
+        from pushcall import failure
+        from pushcall.api import function_check
+
+        points, jobs = options.pop("points", None), options.pop("jobs", 1)
+        with function_check(binary, function, self.directory, **options) as checked:
+            result = checked.run(points, jobs)
+            if not result.ok:
+                pytest.fail(failure.of_function(checked), pytrace=False)
         return result
 
     def run(self, source: str | Path, **options: Any) -> Outcome:

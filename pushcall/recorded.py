@@ -254,9 +254,17 @@ class RecordedRun:
 
 
 def record(
-    program: Program, injection: Injection | None = None, *, limit: int = LIMIT
+    program: Program,
+    injection: Injection | None = None,
+    *,
+    limit: int = LIMIT,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> RecordedRun:
-    """Runs a program as `pushcall.run.run` does, and records up to `limit` steps."""
+    """Runs a program as `pushcall.run.run` does, and records up to `limit` steps.
+
+    `progress` is told the number of steps now and then. Ctrl-C ends the run; what was recorded by
+    then is the recorded run.
+    """
     if limit < 1:
         raise UsageError("a trace has at least one step")
     config = program.config
@@ -264,7 +272,7 @@ def record(
     logs: list[RunLog] = []
 
     def prepare(rt: Runtime) -> None:
-        logs.append(RunLog(rt.machine))
+        logs.append(RunLog(rt.machine, progress))
         logs[0].start()
 
     limited = dataclasses.replace(program, config=dataclasses.replace(config, budget=budget))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
+_OFTEN: Final = 100  # so many more before a counter shows it
 _STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
 
 
@@ -54,9 +55,12 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
             yield lambda done: progress_bar.update(task, completed=done)
         return
     with console.status(f"0 {what}") as status:
+        shown = 0
 
         def report(done: int) -> None:
-            if done % 100 == 0:
+            nonlocal shown
+            if done - shown >= _OFTEN:
+                shown = done
                 status.update(f"{done} {what}")
 
         yield report

@@ -140,7 +140,7 @@ def _registers(run: RecordedRun, step: int) -> list[str]:
 def to_json(run: RecordedRun, shown: Shown) -> dict[str, Any]:
     """The document of `pushcall trace --json`: every event with its step."""
     first, last = bounds(run, shown)
-    return {
+    document = {
         "schema": "pushcall.trace/1",
         "go": str(run.rt.version),
         "steps": len(run),
@@ -153,3 +153,4 @@ def to_json(run: RecordedRun, shown: Shown) -> dict[str, Any]:
             if first <= marked.step <= last
         ],
     }
+    return document | ({"interrupted": True} if run.outcome.interrupted else {})

@@ -117,6 +117,7 @@ def trace(
     refuse_guest_options(arguments, given | {"preemption": preemption, "function": function})
     from pushcall.program import load
     from pushcall.recorded import LIMIT, record
+    from pushcall.show import progress
     from pushcall.trace import Shown, lines, to_json
 
     viewer = not (plain or as_json or any(vars(files).values()))
@@ -127,7 +128,8 @@ def trace(
     # What is recorded stays to the end: the collector would look through it for nothing.
     gc.disable()
     try:
-        run = record(load(file, chosen), injection, limit=steps or LIMIT)
+        with progress("steps recorded") as report:
+            run = record(load(file, chosen), injection, limit=steps or LIMIT, progress=report)
     finally:
         gc.enable()
     shown = Shown(first, last, only == "events", registers)
@@ -150,7 +152,9 @@ def trace(
 def tell(run: RecordedRun) -> None:
     """Says on standard error how the run ended, where that is not as it should."""
     crash = run.outcome.crash
-    if run.cut:
+    if run.outcome.interrupted:
+        click.echo(f"interrupted: {len(run)} steps were recorded", err=True)
+    elif run.cut:
         click.echo(f"only the first {len(run)} steps were recorded (--steps)", err=True)
     elif crash is not None:
         for line in crash.lines():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from pushcall import audit_snippet, explain, header, scan_check
+from pushcall import audit_snippet, explain, failure, header, scan_check
 from pushcall import check as checking
 from pushcall import run as running
 from pushcall.audit import lines as audit_lines
@@ -95,7 +95,10 @@ def _check(program: Program, explained: bool) -> Happened:
     summary = result.verdict
     if result.losses:
         summary = f"lost: {', '.join(lost)}; {result.losses[0]}"
-    return Happened(held, summary, list(result.lines()))
+    lines = list(result.lines())
+    if not held:
+        lines += failure.code_of_snippet(program.config, result)
+    return Happened(held, summary, lines)
 
 
 def _scan(program: Program) -> Happened:

@@ -56,6 +56,13 @@ HELP: Final = """\
  In the timeline: v we are here, ! a preemption, · idle."""
 
 
+def _end(run: RecordedRun) -> str:
+    """What to know of a run that was not recorded to its end."""
+    if run.outcome.interrupted:
+        return f"interrupted: {len(run)} steps were recorded"
+    return f"only the first {len(run)} steps were recorded (--steps)" if run.cut else ""
+
+
 class Pane(Widget):
     """A titled pane of lines, made for its present size when it is drawn."""
 
@@ -161,7 +168,7 @@ class Viewer(App[None]):
         self.run_ = run
         self.panes = Panes(run)
         self.at = 0
-        self.message = ""
+        self.message = _end(run)
         self._written = False  # code as written, not as executed
         self._came_from: list[int] = []
         self._ask = ""
@@ -184,8 +191,6 @@ class Viewer(App[None]):
 
     def on_mount(self) -> None:
         """The first screen."""
-        timeline = self.query_one("#timeline", Pane)
-        timeline.styles.height = None
         self._layout(self.size.width, self.size.height)
         self.add_class("show-stack")
         self._show()
@@ -195,10 +200,13 @@ class Viewer(App[None]):
         self._layout(event.size.width, event.size.height)
 
     def _layout(self, width: int, height: int) -> None:
-        self.set_class(width < WIDE[0] or height < WIDE[1], "narrow")
-        if not self.has_class("narrow"):
-            rows = len(self.panes.timeline(self.at, 20)) + 1
-            self.query_one("#timeline", Pane).styles.height = min(rows, 12)
+        wide = width >= WIDE[0] and height >= WIDE[1]
+        self.set_class(not wide, "narrow")
+        timeline = min(len(self.panes.timeline(self.at, 20)) + 1, 12)
+        self.query_one("#timeline", Pane).styles.height = timeline if wide else None
+        # Registers have 11 rows, status and keys 2; the stack gets 9 at least.
+        fields = min(17, height - timeline - 13 - 9)
+        self.query_one("#fields", Pane).styles.height = fields if wide else None
 
     # What is shown.
 
@@ -206,7 +214,7 @@ class Viewer(App[None]):
         for pane in self.query(Pane):
             pane.lines()
         self.query_one("#status", Static).update(self.panes.status(self.at))
-        keys = "→← step  n/N over  e/E event  p/P preemption  w who wrote  / search  h help  q quit"
+        keys = "→← step  n/N over  e/E event  p/P preemption  w writer  / search  h help  q quit"
         self.query_one("#keys", Static).update(
             Text(self.message or keys, HEAD if self.message else "dim")
         )

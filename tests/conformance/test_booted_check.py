@@ -14,6 +14,7 @@ from toolchains import CACHE, build, versions
 
 from emulator.disassembly import disassemble
 from pushcall.booted_check import check_function
+from pushcall.pytest_plugin import Checker
 from pushcall.usage import UsageError
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
@@ -93,6 +94,22 @@ def test_a_save_that_is_missing_is_lost_by_name(
     result = check(broken, "main.floats", points=8)
     assert [loss.register for loss in result.losses] == [register]
     assert result.losses[0].points == 8
+
+
+def test_the_fixture_shows_the_code_around_the_boundary(tmp_path: Path) -> None:
+    without(program(TESTED[-1]), "mov r9, qword ptr", tmp_path / "broken")
+    with pytest.raises(pytest.fail.Exception) as failed:
+        Checker(tmp_path).check_function("broken", "main.integers", points=3)
+    lost, *_, head, first, second, third, fourth, fifth = str(failed.value).splitlines()
+    assert lost == "lost: R9"
+    assert head.startswith("around boundary 0, 0x")
+    assert first.startswith("  > ")
+    with GoBinary(tmp_path / "broken") as binary:
+        entry = binary.names["main.integers"].entry
+        code = disassemble(bytes(binary.code(entry, entry + 100)), entry, 5)
+    shown = [line[4:].split(maxsplit=1) for line in (first, second, third, fourth, fifth)]
+    assert shown == [[hex(each.address), each.text] for each in code]
+    Checker(tmp_path).check_function(program(TESTED[-1]), "main.integers", points=3)
 
 
 def test_what_cannot_be_checked_is_said() -> None:

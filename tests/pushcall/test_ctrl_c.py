@@ -76,6 +76,15 @@ def test_the_documents_say_interrupted(loop: str) -> None:
     assert document["schema"] == "pushcall.check/1"
 
 
+def test_a_trace_has_the_steps_that_were_recorded(loop: str) -> None:
+    recorded = ("--steps", "1000000000", "--to", "99", "--json")
+    status, out, err = interrupted("trace", loop, "--every", "1000", *recorded)
+    document: dict[str, Any] = json.loads(out)
+    assert status == 130
+    assert document["interrupted"] is True
+    assert err == f"interrupted: {document['steps']} steps were recorded\n"
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_mutants_that_were_judged_are_shown(jobs: str) -> None:
     status, out, err = interrupted("mutants", "--json", "--jobs", jobs)

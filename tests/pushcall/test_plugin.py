@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from asm.mkpreempt import stack_text
+from pushcall.pytest_plugin import Checker
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,12 @@ def test_a_broken_trampoline_fails_with_register_boundary_and_values(
     lost = "R9 lost at 3 boundaries; first at boundary 0, 0x480000 main.main"
     assert lost in output
     assert "MOVQ $0x1122334455667788, R9: was " in output
+    head, shown, following = output.partition("around boundary 0, 0x480000 main.main")[
+        2
+    ].splitlines()[:3]
+    assert head.endswith("loop.s:4:2:")
+    assert shown.split() == [">", "0x480000", "MOVQ", "$0x1122334455667788,", "R9"]
+    assert following.split() == ["0x48000a", "ADDQ", "$1,", "R9"]
     was = int(output.split("R9: was ")[1].split(",")[0], 16)
     now = int(output.split("R9: was ")[1].split(" is ")[1].split()[0], 16)
     assert was ^ now == 2**64 - 1
@@ -116,3 +123,8 @@ def test_an_unused_plugin_imports_no_engine(tmp_path: Path, site: Path) -> None:
     )
     status, output = pytest_there(tmp_path, site)
     assert status == 0, output
+
+
+def test_a_misspelt_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="no option trampolin;"):
+        Checker(tmp_path).check(LOOP, trampolin=stack_text())

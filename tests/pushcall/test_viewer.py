@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 from textual.widgets import Input
 
 from pushcall import api
+from pushcall import viewer as viewer_module
 from pushcall.injection import Injection
 from pushcall.panes import Panes
 from pushcall.recorded import record
@@ -82,6 +84,30 @@ def test_the_first_preemption_back_over_pushcall_and_who_wrote_the_pushed_pc() -
         assert f"{event.rsp_after:#x}: written before step {step}: pushCall" in viewer.message
 
     drive(act)
+
+
+def test_a_register_that_has_not_changed_has_no_colour() -> None:
+    step, _ = pushed()
+    console = Console(color_system="truecolor")
+    cells = {
+        s.text.strip(): s.style.color if s.style else None
+        for line in Panes(nuts()).registers(step + 1, 80)
+        for s in line.render(console)
+    }
+    registers, before = nuts().registers(step + 1), nuts().registers(step)  # behind ADJSP
+    assert registers["RBX"] == before["RBX"] != registers["RSP"] != before["RSP"]
+    assert cells[f"{registers['RBX']:016x}"] is None
+    assert cells[f"{registers['RSP']:016x}"] is not None
+
+
+@pytest.mark.parametrize("size", [SMALL, viewer_module.WIDE])
+def test_the_stack_is_seen_in_the_smallest_terminals(size: tuple[int, int]) -> None:
+    async def act(viewer: Viewer, pilot: Pilot[None]) -> None:
+        await pilot.press("p")
+        assert "< SP pushed PC" in text(viewer, "stack")
+        assert viewer.query_one("#keys").render_line(0).text.rstrip().endswith("q quit")
+
+    drive(act, size)
 
 
 def test_keys_lead_where_they_say() -> None:
