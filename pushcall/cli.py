@@ -29,6 +29,7 @@ from pushcall.compare_cli import compare
 from pushcall.mutants_cli import mutants
 from pushcall.scenarios_cli import scenarios
 from pushcall.shell_cli import completion, version
+from pushcall.signals_cli import REAL, run_signals, signals
 from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
 from pushcall.trace_cli import trace
 
@@ -63,6 +64,7 @@ cli.add_command(completion)
 @run_only
 @common
 @engine
+@signals
 @click.option("--events", is_flag=True, help="Put every event into the JSON document.")
 @click.option(
     "--expect",
@@ -78,11 +80,14 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     \b
     pushcall run examples/golang_nuts.s --goroutines 30 --procs 2
     pushcall run examples/carry_chain.s --every 1 --go 1.26
+    pushcall run examples/golang_nuts.s -D LOOPS=100000000 --engine native --signals real
     pushcall run ./server --ncpu 2 --seed 7 -- -listen none
     """  # noqa: D301  # \b is click's
     if is_elf(file):
         return run_elf(file, arguments, as_json=as_json, events=events, given=given)
     refuse_guest_options(arguments, given)
+    if given["signals"] == REAL:
+        return run_signals(file, given, as_json=as_json, events=events)
     from pushcall import run as running
     from pushcall.program import load
     from pushcall.show import show

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BATCH_TEXT: Final = 0x3C_0000  # where the runtime itself has nothing
 BATCH_DATA: Final = 0x3D_0000
+SIGNAL_TEXT: Final = 0x39_0000  # of real_signal_amd64.s
+SIGNAL_DATA: Final = 0x3A_0000
 GATES: Final = 0x3F_0000  # within reach of CALL
 TEXT: Final = 0x40_1000
 DATA: Final = 0x46_0000
@@ -101,6 +103,12 @@ def assemble_batch(
     entry = image.address(NAME)
     assert entry is not None
     return merged(base(entry), image)
+
+
+def assemble_signal_handler(layout: Layout, externs: Mapping[str, int]) -> Image:
+    """The handler of real signals (real_signal_amd64.s)."""
+    places = (SIGNAL_TEXT, SIGNAL_DATA)
+    return _base(("real_signal_amd64.s",), layout, tuple(externs.items()), places)
 
 
 def exports(image: Image) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from native_host import native_objection
 from test_avx_trampolines import LAYOUTS, LIVE, SHORT, blamed, text_of, without
-from test_batch import LOOP, MUTANTS
 from test_batch_hooks import TRAMPOLINES, tried
 
 from asm import go
@@ -13,7 +12,6 @@ from asm.mkpreempt import stack_text
 from emulator import frames
 from emulator.extended import FEATURES
 from emulator.extended_images import AREA
-from emulator.host_cpuid import cpuid
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, XMM
 from pushcall.api import check
 from pushcall.batch import NO_INSTRUCTION
@@ -65,18 +63,9 @@ def test_a_system_call_in_a_trampoline_is_not_made() -> None:
     assert tried(text, "1.22", count=2, native=True).unjudged == {100, 101}
 
 
-def test_a_check_finds_the_same() -> None:
-    name = "flags are forgotten"
-    one = check(LOOP, trampoline=MUTANTS[name], engine="native")
-    other = check(LOOP, trampoline=MUTANTS[name])
-    assert one.engine.startswith("native")
-    assert one.to_json() == other.to_json() | {"engine": one.engine}
-
-
 def test_avx_registers_are_judged_in_batches() -> None:
-    missing = FEATURES & ~cpuid(0xD)[0]
-    if missing:
-        pytest.skip(f"the host's processor lacks components {missing:#x} of XCR0")
+    if objection := native_objection(FEATURES):
+        pytest.skip(objection)
     layout = LAYOUTS["avx512"]
     bad = text_of(layout, restores=without(layout.restores(), "Z20"))
     result = check(SHORT["avx512"], trampoline=bad, engine="native")

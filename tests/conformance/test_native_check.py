@@ -1,0 +1,73 @@
+"""The check on the real processor finds what the one on Unicorn finds: examples, faults, AVX.
+
+Every example; the trampolines that try to slip through a batch; every single save and restore of
+the AVX2 and AVX-512 layouts, dropped or halved, which is lost under its own name; the example of
+golang.org/issue/81209, preempted by real signals.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pushcall"))
+
+from native_host import native_objection
+from test_avx_mutants import VECTORS, judge_mutants
+from test_batch import LOOP, MUTANTS
+
+from emulator.extended import AVX, FEATURES
+from pushcall.api import check, program
+from pushcall.real_signals import run
+
+if TYPE_CHECKING:
+    from asm.mkpreempt import Slot
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.s"))
+
+
+@pytest.fixture(autouse=True)
+def _host() -> None:
+    if objection := native_objection():
+        pytest.skip(objection)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_is_judged_as_on_unicorn(name: str) -> None:
+    budget = program(EXAMPLES / name).config.budget
+    one = check(EXAMPLES / name, engine="native", budget=min(budget or 20_000, 20_000))
+    other = check(EXAMPLES / name, budget=min(budget or 20_000, 20_000))
+    document = one.to_json() | {"engine": other.engine, "direct": other.direct}
+    assert document == other.to_json()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_faulty_trampoline_is_judged_as_on_unicorn(name: str) -> None:
+    one = check(LOOP, trampoline=MUTANTS[name], engine="native")
+    other = check(LOOP, trampoline=MUTANTS[name])
+    assert one.verdict == other.verdict
+    if "third" in name:  # batches do not try boundaries in the same order
+        assert [loss.register for loss in one.losses] == ["R9"]
+        return
+    document = one.to_json() | {"engine": other.engine, "direct": other.direct}
+    assert document == other.to_json()
+
+
+@pytest.mark.parametrize(("family", "slot"), VECTORS)
+def test_each_avx_mutant_is_blamed_on_its_register(family: str, slot: Slot) -> None:
+    if objection := native_objection(FEATURES if family == "avx512" else AVX):
+        pytest.skip(objection)
+    judge_mutants(family, slot, "native")
+
+
+def test_upper_halves_are_lost_to_real_signals_where_nobody_saves_them() -> None:
+    if objection := native_objection(AVX):
+        pytest.skip(objection)
+    name = EXAMPLES / "issues" / "81209_ymm_without_avx2.s"
+    lost = run(program(name), quantum=None, every=10)
+    assert {loss.register for loss in lost.signals[0].losses} == {f"YMM{i}" for i in range(16)}
+    assert run(program(name, cpu="avx2"), quantum=None, every=1).status == 0
