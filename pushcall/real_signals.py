@@ -233,7 +233,7 @@ class RealSignals:
     def _compare_ends(self, alone: _Run, good: Registers, run: _Run, end: Registers) -> None:
         result = self.result
         result.differences = _differences(good, end, alone.state(good["RSP"]), run)
-        for expectation in self.program.expectations:
+        for expectation in self.program.expected.registers:
             if end[expectation.register] != expectation.value:
                 result.failed.append(
                     f"{expectation.register} is {end[expectation.register]:#x}, "

@@ -22,6 +22,7 @@ _OTHERS: Final = {
     "max_stack": "--max-stack",
     "budget": "--budget",
     "gdb": "--gdb",
+    "schedule": "--schedule",
 }
 
 signals = click.option(
@@ -48,10 +49,13 @@ def run_signals(file: Path, given: dict[str, Any], *, as_json: bool, events: boo
     if others:
         raise UsageError(f"--signals real cannot be used together with {others[0]}")
     policy, injection = timer(given)
-    quantum = policy.force_preempt_ns
+    loaded = load(file, options(given, expect=given["expect"], policy=policy))
+    injection = injection or loaded.injection
+    quantum = loaded.config.policy.force_preempt_ns
+    if injection.at_pc or injection.random is not None or injection.schedule:
+        raise UsageError(f"{file}: its header has a timer that --signals real has not")
     if quantum is not None and quantum < SHORTEST:
         raise UsageError(f"--signals real needs --quantum {SHORTEST // 1_000_000}ms or more")
-    loaded = load(file, options(given, expect=given["expect"]))
     result = run(loaded, quantum=quantum, every=injection.every, at=injection.at)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
