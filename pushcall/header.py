@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 KEYS: Final = (
     "entry", "goroutines", "procs", "go", "goos", "cpu", "budget", "stack", "define",
     "trampoline", "as-assembly", "kernel-bug", "godebug",
-    "quantum", "every", "at", "at-pc", "random", "expect",
+    "quantum", "every", "at", "at-pc", "random", "schedule", "expect",
 )  # fmt: skip
 NUMBERS: Final = ("goroutines", "procs", "budget", "stack", "every", "random", "as-assembly")
-TIMERS: Final = ("quantum", "every", "at", "at-pc", "random")
+TIMERS: Final = ("quantum", "every", "at", "at-pc", "random", "schedule")
 _LINE: Final = re.compile(r"^\s*//\s*pushcall(?:\s+([a-z][a-z0-9.-]*))?:(.*)$")
 
 Settings = dict[str, list[str]]

@@ -177,9 +177,10 @@ def run(
         prepare(rt)
     out = collector.outcome
     try:
-        out.exit = machine.run()
-        if invariants is not None and out.exit == 0:
+        status = machine.run()
+        if invariants is not None and status == 0:
             invariants.finish()
+        out.exit = status
     except GuestStopped as stopped:
         out.crash = describe(rt, stopped)
         out.starved = isinstance(stopped, BudgetExhausted)

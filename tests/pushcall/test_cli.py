@@ -359,3 +359,30 @@ def test_check_gives_up_on_a_program_that_does_not_end(run: Any, snippet: Any) -
     assert status == 1
     assert "does not end within 3000 instructions" in out
     assert "preserved: every" not in out
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("5", "'5': not AFTER:WHAT"),
+        ("5:sleep", "nothing is called sleep; there are: preempt, signal"),
+        ("5:preempt", "preempt has a number, =<P>"),
+        ("5:scan=1", "scan has no number"),
+        ("5:slice=0", "at least 1 ns"),
+    ],
+)
+def test_a_schedule_that_means_nothing_is_refused(run: Any, schedule: str, message: str) -> None:
+    status, out, err = run("run", EXAMPLES / "add.s", "--schedule", schedule)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_a_schedule_is_carried_out_and_the_invariants_are_checked(run: Any) -> None:
+    schedule = "0:slice=50,3:preempt=0,10:scan,20:stop,5:each,50:signal=1,20:locks,9:preempt=0"
+    status, out, _ = run(
+        "run", EXAMPLES / "growth.s", "--schedule", schedule, "--json", "--events",
+        "--goroutines", 2,
+    )  # fmt: skip
+    assert status == 0
+    kinds = {event["event"] for event in json.loads(out)["events"]}
+    assert {"PreemptRequested", "StackScanned", "WorldStopped", "SafePointFunction"} <= kinds

@@ -33,7 +33,7 @@ def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_random_interleavings_break_no_rule_of_the_runtime() -> None:
-    run_some(20, versions=("1.13", "1.19", "1.27"), names=("growth.s",))
+    run_some(8, versions=("1.13", "1.27"), names=("growth.s",))
 
 
 def test_what_fails_is_one_command_that_fails_again(
