@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from emulator.engines import UNICORN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -55,8 +57,9 @@ _RUN: Final = (
 _SNIPPETS_OWN: Final = (
     "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
     "random_seed", "never", "schedule", "goroutines", "procs", "stack", "max_stack", "expect",
-    "engine",
+    "engine", "cpu",
 )  # fmt: skip
+_CALLS_TOO: Final = ("engine", "cpu")  # of a snippet, and with --quick of a call
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",
     "args": "--arg",
@@ -225,6 +228,8 @@ def _check_quickly(
             budget=given["budget"],
             points=points,
             jobs=jobs,
+            engine=given["engine"] or UNICORN,
+            cpu=given["cpu"] or "",
             progress=report,
         )
 
@@ -250,7 +255,7 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
     from runtime_model.booted import QUANTUM, Settings
 
     for name in _SNIPPETS_OWN:
-        if _is_given(given.get(name)):
+        if _is_given(given.get(name)) and not (given.get("quick") and name in _CALLS_TOO):
             raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
     argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))
     for text in given["env"]:
@@ -302,7 +307,18 @@ def _repeat(
 ) -> list[str]:
     """The arguments that repeat the run: all that it depends on is in them."""
     command = [str(file)]
-    for name in ("function", "go", "ncpu", "seed", "quantum", "budget", "stdin", "calls"):
+    for name in (
+        "function",
+        "go",
+        "ncpu",
+        "seed",
+        "quantum",
+        "budget",
+        "stdin",
+        "calls",
+        "engine",
+        "cpu",
+    ):
         if given.get(name) is not None:
             command += [_option(name), str(given[name])]
     for name in ("env", "files", "args"):

@@ -169,8 +169,8 @@ def check(
     from pushcall.usage import UsageError
 
     native = given["engine"] == NATIVE
-    if native and (scan or is_elf(file) or dask is not None):
-        other = "--scan" if scan else "--dask" if dask is not None else "an executable"
+    if native and (scan or dask is not None):
+        other = "--scan" if scan else "--dask"
         raise UsageError(f"--engine native cannot be used together with {other}")
     if scan and (is_elf(file) or dask or jobs > 1 or points or given["function"] or arguments):
         raise UsageError("--scan takes a snippet, and none of the other options of a check")

@@ -138,6 +138,7 @@ class Direct:
                 break
             self._counted = index not in uncounted
             boundary = Boundary(index, self._place(self.twin.registers["RIP"]))
+            result.visited.add(boundary.place.pc)
             self._inject(boundary)
             alive = self._step(boundary)
             if self._counted:

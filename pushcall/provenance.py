@@ -139,6 +139,7 @@ class Follower:
             config, goroutines=1, policy=Policy(force_preempt_ns=None), budget=None
         )
         self.side = Side(alone)
+        self.side.begin()
         self._snapshot: Any = None
         side = self.side
         watch = side.machine.observer

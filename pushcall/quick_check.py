@@ -13,11 +13,13 @@ that is the stack.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from emulator.engines import UNICORN
 from pushcall import explain
 from pushcall.check import check
 from pushcall.usage import UsageError
@@ -37,6 +39,13 @@ BUDGET: Final = 200_000  # instructions of a call
 INTEGERS: Final = ("RAX", "RBX", "RCX", "RDI", "RSI", "R8", "R9", "R10", "R11")
 FLOATS: Final = tuple(f"XMM{n}" for n in range(15))
 OTHERS: Final = ("RDX", "R12", "R13", "R15")  # RDX: the closure; the others hold nothing
+# What a processor has beyond, by trampoline.CPUS.
+_YMM: Final = tuple(f"YMM{n}" for n in range(16))
+WIDE: Final = {
+    "avx": _YMM,
+    "avx2": _YMM,
+    "avx512": (*(f"ZMM{n}" for n in range(32)), *(f"K{n}" for n in range(8))),
+}
 WORDS: Final = 16  # of arguments on the stack
 LOW: Final = 0x8000  # random pointers point to the first so many bytes, in which all loops fit
 SMALL: Final = 64
@@ -120,6 +129,15 @@ def random_call(path: Path, version: GoVersion, function: GoFunc, seed: int, num
     )
 
 
+def _on(call: Call, cpu: str) -> Call:
+    """The call on a processor, whose vector and mask registers hold something, all of them."""
+    rng = random.Random(f"{cpu} {call.entry}")  # noqa: S311  # reproducible
+    bits = {"Y": 256, "Z": 512, "K": 64}
+    wide = [(name, rng.getrandbits(bits[name[0]])) for name in WIDE.get(cpu, ())]
+    # The XMM registers of the call lie in the lowest parts.
+    return dataclasses.replace(call, cpu=cpu, registers=(*wide, *call.registers))
+
+
 def quick_check(
     path: Path,
     version: GoVersion,
@@ -131,9 +149,14 @@ def quick_check(
     budget: int | None = None,
     points: int | None = None,
     jobs: int = 1,
+    engine: str = UNICORN,
+    cpu: str = "",
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> CheckResult:
-    """Checks calls of a function; see the module's text. Ctrl-C leaves what is known so far."""
+    """Checks calls of a function; see the module's text. Ctrl-C leaves what is known so far.
+
+    engine: one of emulator.engines. cpu: see `Call`.
+    """
     if arguments:
         if calls is not None:
             raise UsageError("--calls is for random arguments, and --arg gives them")
@@ -145,7 +168,11 @@ def quick_check(
     result.finished = True
     try:
         base = executable_of(path, version).base
-        _check_calls(result, chosen, budget or BUDGET, points, jobs, progress)
+        configs = [
+            Config(sources=(), version=version, call=_on(call, cpu), engine=engine)
+            for call in chosen
+        ]
+        _check_calls(result, configs, budget or BUDGET, points, jobs, progress)
     except CannotCallError as error:
         raise UsageError(str(error)) from None
     result.notes.append(_reached(path, version, function, base, result.visited))
@@ -154,7 +181,7 @@ def quick_check(
 
 def _check_calls(
     result: CheckResult,
-    chosen: Sequence[Call],
+    configs: Sequence[Config],
     budget: int,
     points: int | None,
     jobs: int,
@@ -162,8 +189,7 @@ def _check_calls(
 ) -> None:
     with contextlib.ExitStack() as stack:
         pool = None
-        for number, call in enumerate(chosen, 1):
-            config = Config(sources=(), version=call.version, call=call)
+        for number, config in enumerate(configs, 1):
             if jobs > 1:
                 from pushcall.pool import processes
 
@@ -177,7 +203,7 @@ def _check_calls(
             result.boundaries += max(one.boundaries, one.points + one.unsafe)
             if one.of is not None:
                 result.of = (result.of or 0) + one.of
-            which = f"call {number} of {len(chosen)}" if len(chosen) > 1 else "the call"
+            which = f"call {number} of {len(configs)}" if len(configs) > 1 else "the call"
             result.notes += [f"{which} {note}" for note in one.notes]
             if one.interrupted:
                 return

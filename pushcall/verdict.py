@@ -85,7 +85,7 @@ class CheckResult:
     finished: bool = False  # the snippet was followed to its end
     interrupted: bool = False
     compared: str = "every register, the stack and the data"
-    visited: set[int] = field(default_factory=set)  # PCs of boundaries, in a check by batches
+    visited: set[int] = field(default_factory=set)  # PCs of boundaries that were tried
     notes: list[str] = field(default_factory=list)  # what limits the verdict, and is no finding
     repeat: str = ""  # the command that repeats it, of an executable
 

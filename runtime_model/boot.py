@@ -170,7 +170,7 @@ def assembled(
         for name, function in _GATES.items()
     }
     if config.call is not None:
-        rt.executable = executable_of(config.call.path, version)
+        rt.executable = executable_of(config.call.path, version, config.call.cpu)
     own = rt.executable.trampoline if rt.executable is not None else config.trampoline
     rt.text = text or assemble_runtime(version, layout, gates, own, shift)
     rt.symbols = gates | exports(rt.text)

@@ -9,6 +9,7 @@ A position-independent executable lies where others do.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,7 @@ from emulator.disassembly import disassemble
 from emulator.memory import PAGE
 from runtime_model.executable import ExecutableCode, ExecutableTable
 from runtime_model.moduledata import GoBinary
-from runtime_model.trampoline import CALLEE, NAME
+from runtime_model.trampoline import CALLEE, CPUS, NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,9 @@ LOWEST: Final = 0x40_0000  # the linker's -T
 HIGHEST: Final = 0x0F00_0000
 
 _DETOURED: Final = ("runtime.morestack", "runtime.morestack_noctxt")
+# What GOEXPERIMENT=simd asks internal/cpu.X86 for, in this order.
+_ASKED: Final = ("AVX512", "AVX2")
+_FEATURE: Final = re.compile(r"cmp byte ptr \[rip \+ (0x[0-9a-f]+)\], 1")
 _JMP: Final = b"\xe9"  # JMP rel32
 _JMP_SIZE: Final = 5
 
@@ -47,7 +51,8 @@ class Call:
     """A function by its address in the file, and what it is called with.
 
     registers: by architectural name, at its first instruction. words: on the stack, behind the
-    return PC.
+    return PC. cpu: one of trampoline.CPUS, whose features asyncPreempt finds in internal/cpu.X86;
+    empty: as in the file.
     """
 
     path: Path
@@ -55,12 +60,14 @@ class Call:
     entry: int
     registers: tuple[tuple[str, int], ...] = ()
     words: tuple[int, ...] = ()
+    cpu: str = ""
 
 
 class Executable:
     """The executable as a runtime of the model has it. Raises CannotCallError."""
 
-    def __init__(self, binary: GoBinary) -> None:
+    def __init__(self, binary: GoBinary, cpu: str = "") -> None:
+        self.cpu = cpu
         self.base = LOWEST if binary.elf.position_independent else 0
         self.code = ExecutableCode(binary, self.base)
         self.table = ExecutableTable(binary, self.base)
@@ -81,6 +88,7 @@ class Executable:
     def load(self, symbols: Mapping[str, int]) -> None:
         """Makes the segments, detours to the runtime of these symbols included."""
         elf = self.code.binary.elf
+        features = self._features()
         relocations = list(elf.relocations()) if self.base else []
         detours = self.detours(symbols)
         found = []
@@ -103,6 +111,10 @@ class Executable:
                 at = address - self.base - start
                 if 0 <= at < len(data):
                     data[at : at + len(jump)] = jump
+            for address, value in features:
+                at = address - self.base - start
+                if 0 <= at < len(data):
+                    data[at] = value
             found.append(
                 Segment(
                     f"{elf.path.name} {number}",
@@ -133,6 +145,25 @@ class Executable:
         function = self.asyncPreempt
         return bytes(self.code.binary.code(function.address - self.base, function.end - self.base))
 
+    def _features(self) -> list[tuple[int, bool]]:
+        """Where asyncPreempt looks for AVX-512 and then for AVX2, and what it is to find."""
+        if not self.cpu:
+            return []
+        code = disassemble(self._bytes(), self.asyncPreempt.address)
+        places = [
+            each.address + each.size + int(found[1], 0)
+            for each in code
+            if (found := _FEATURE.fullmatch(each.text))
+        ]
+        asked = list(dict.fromkeys(places))
+        if len(asked) != len(_ASKED):
+            raise CannotCallError(
+                f"{self.code.binary.path}: asyncPreempt saves the same on each processor: it was "
+                "not built with GOEXPERIMENT=simd"
+            )
+        has = CPUS[self.cpu]
+        return [(place, name in has) for place, name in zip(asked, _ASKED, strict=True)]
+
     def _asyncPreempt(self) -> Function:
         found = self.code.function(NAME)
         if found is None:
@@ -158,6 +189,6 @@ def _jump(address: int, target: int) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def executable_of(path: Path, version: GoVersion) -> Executable:
-    """The executable in a file; read once."""
-    return Executable(GoBinary(path, version))
+def executable_of(path: Path, version: GoVersion, cpu: str = "") -> Executable:
+    """The executable in a file, and on a processor as `Call.cpu` says; read once."""
+    return Executable(GoBinary(path, version), cpu)

@@ -36,12 +36,20 @@ def goroot(version: str) -> Path:
     return target / "go"
 
 
-def build(version: str, package: Path, output: Path, *options: str, cgo: bool = False) -> Path:
+def build(
+    version: str,
+    package: Path,
+    output: Path,
+    *options: str,
+    cgo: bool = False,
+    experiment: str = "",
+) -> Path:
     """Builds the program in a directory; a file that is there already is taken as it is."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             "CGO_ENABLED": str(int(cgo)),
+            "GOEXPERIMENT": experiment,
             "GOTOOLCHAIN": "local",
             "GOFLAGS": "-mod=mod",
             "GOCACHE": str(CACHE / "go-build" / version),

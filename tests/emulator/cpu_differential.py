@@ -9,19 +9,22 @@ import re
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import avx_forms
 from instruction_forms import GROUPS, Instruction, edge, encode, undefined_flags
 
 from emulator import extended
-from emulator.cpu import StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import FaultKind
-from emulator.fenced_child import FencedChild
 from emulator.hooks import host_address
 from emulator.memory import Memory, Prot
+from emulator.native_cpu import NativeCpu
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, SIZE, ST, XMM, Flags, Registers
 from emulator.unicorn_cpu import UnicornCpu
+
+if TYPE_CHECKING:
+    from emulator.cpu import Stop, StopReason
 
 CODE = 0x10_0000_0000
 DATA = CODE + 0x10000
@@ -34,17 +37,12 @@ SLOT = 32
 UD2 = b"\x0f\x0b"
 _BLANK = bytes(SIZE)
 
-SIGNALS = {
-    FaultKind.DIVIDE: 8, FaultKind.EXCEPTION: 8, FaultKind.INVALID: 4, FaultKind.READ: 11,
-    FaultKind.WRITE: 11, FaultKind.WRITE_PROTECTED: 11, FaultKind.PRIVILEGED: 11,
-}  # fmt: skip
 FLOATS = (
     0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, 3.0, 1e-310, 5e-324, 2.2250738585072014e-308,
     1.7976931348623157e308, float("inf"), float("-inf"), float("nan"), 2.0**31, -(2.0**31) - 1,
     2.0**63, -(2.0**63), 1e20, 0.1, 123456.789,
 )  # fmt: skip
 MXCSR_FLAGS = 0x3F
-RF = int(Flags.RF)
 FSW_FLAGS = 0x82FF  # B, C1, ES, SF and the exception flags
 FSW_CODES = 0x4500  # C3, C2, C0: undefined behind all that does not compare (SDM 1, 8.1.3)
 COMPARING = re.compile(r"fu?com|ftst|fxam|fnst|fld[a-z]|fn|ff|fxch")
@@ -115,7 +113,7 @@ class Differential:
             memory.map("constants", DATA - 0x1000, 0x1000, Prot.READ)
             memory.map("data", DATA, 0x1000, Prot.RW)
         self.engine = UnicornCpu(self.memories[0])
-        self.native = FencedChild(self.memories[1])
+        self.native = NativeCpu(self.memories[1])
         self.forms = {
             group: [
                 form
@@ -250,6 +248,7 @@ class Differential:
             memory.write(DATA, bytes(USED))
             memory.write(DATA + 0x180, content)
         self.engine.flush_code(CODE, len(code))
+        self.native.flush_code(CODE, len(code))
         before = self.mixed()
         self.engine.load(before)
         self.native.load(before)
@@ -267,29 +266,19 @@ class Differential:
         if stop.fault is not None and stop.fault.kind is FaultKind.REFUSED:
             self.refused[stop.fault.detail.split()[0]] += 1
             return self.skip(before)
-        halt = self.native.step()
-        signal = halt.signo
+        other = self.native.run(1, armed=False)
         theirs = Registers(_BLANK)
         self.native.save(theirs)
         self.steps += 1
-        mine = (
-            0
-            if stop.reason is StopReason.COUNT
-            else SIGNALS.get(stop.fault.kind, -1)
-            if stop.fault
-            else -2
-        )
+        faulted = stop.fault is not None or other.fault is not None
         what = ""
-        if mine != signal:
-            what = f"engine {stop}, processor signal {signal}"
-        elif stop.fault and stop.fault.address is not None and stop.fault.address != halt.address:
-            what = f"engine {stop}, processor's fault at {halt.address:#x}"
+        if self.outcome(stop) != self.outcome(other):
+            what = f"engine {stop}, processor {other}"
         undefined = undefined_flags(instruction, before["RCX"] & 0xFF)
         if undefined:
             kept = theirs["RFLAGS"] & undefined
             after["RFLAGS"] = after["RFLAGS"] & ~undefined | kept
-        theirs["RFLAGS"] &= ~RF
-        iterates = theirs["RIP"] == start and not signal
+        iterates = theirs["RIP"] == start and not faulted
         if iterates and instruction.form.kind == "string":
             # Between iterations of REPE CMPS the processor shows the flags from before the first.
             theirs["RFLAGS"] = after["RFLAGS"]
@@ -315,13 +304,20 @@ class Differential:
             if not what.startswith("registers") or after.diff(theirs):
                 self.differences.append(Difference(code, text, what, before, after, theirs.copy()))
             self.data[0][:] = self.data[1]
-        if signal or mine:
+        if faulted:
             return self.skip(theirs)
         if not iterates:
             theirs["RIP"] = start + SLOT
-            self.native.jump(start + SLOT)
+            self.native.load(theirs)
         self.engine.load(theirs)
         return theirs
+
+    def outcome(self, stop: Stop) -> tuple[StopReason, FaultKind | None, int | None]:
+        """What both must say of a step; where the fault is an exception, which one is not told."""
+        fault = stop.fault
+        if fault is None:
+            return stop.reason, None, None
+        return stop.reason, fault.kind, fault.address
 
     def skip(self, state: Registers) -> Registers:
         """Goes on behind the instruction at RIP."""

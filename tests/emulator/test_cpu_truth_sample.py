@@ -7,8 +7,10 @@ from cpu_differential import CODE, Differential
 from instruction_forms import GROUPS
 from native_host import native_objection
 
-from emulator.fenced_child import FencedChild
+from emulator.cpu import StopReason
+from emulator.fault import Fault, FaultKind
 from emulator.memory import Memory, Prot
+from emulator.native_cpu import NativeCpu
 from emulator.registers import Registers
 
 STEPS = 800  # of each group
@@ -50,16 +52,17 @@ def test_a_wrong_engine_is_found_out() -> None:
 
 
 # SDM volume 3, 6.15: #DE is SIGFPE in Linux, and RIP is the instruction's.
-def test_a_fault_of_the_processor_is_its_signal() -> None:
+def test_a_fault_of_the_processor_is_told_by_its_signal() -> None:
     memory = Memory()
     memory.map("code", CODE, 0x1000, Prot.RX)
     memory.write(CODE, b"\x90\xf7\xf1")
-    native = FencedChild(memory)
+    native = NativeCpu(memory)
     try:
         registers = Registers()
         registers["RIP"] = CODE
         native.load(registers)
-        assert [native.step().signo for _ in range(2)] == [0, 8]
+        fault = Fault(FaultKind.DIVIDE, CODE + 1)
+        assert [native.run(1).reason, native.run(1).fault] == [StopReason.COUNT, fault]
         native.save(registers)
         assert registers["RIP"] == CODE + 1
     finally:
