@@ -86,6 +86,13 @@ class Faulted(Event):
     address: int | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class Unrecorded(Event):
+    """Other threads have executed instructions that a recording leaves out (emulator.run_log)."""
+
+    instructions: int = 0
+
+
 Listener = Callable[[Any], None]
 
 

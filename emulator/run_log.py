@@ -2,6 +2,10 @@
 
 Steps are numbered from 0 in the order of execution, over all threads; an event belongs to the step
 before which it came. The run itself is as without the log.
+
+Where only some threads are followed, the others' instructions are no steps. What they change in
+memory is found by comparison when a followed one goes on, and then counts as written by nobody's
+instruction, between two steps.
 """
 
 from __future__ import annotations
@@ -11,12 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emulator.counting_cpu import CountingCpu
+from emulator.events import Unrecorded
 from emulator.history import History, Mapped, Overwritten
+from emulator.memory import PAGE, Prot
 from emulator.native_cpu import NativeCpu
 from emulator.recording import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from emulator.events import Event
     from emulator.linux.threads import Thread
@@ -34,16 +40,30 @@ class Marked:
 
 
 class RunLog:
-    """Records a machine from `start` to `stop`; what it has may be asked for after that."""
+    """Records a machine from `start` to `stop`; what it has may be asked for after that.
+
+    elsewhere: which events are kept while no followed thread runs.
+    """
 
     history: History
     _stops: list[int]
     events: list[Marked]
 
-    def __init__(self, machine: Machine, progress: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        progress: Callable[[int], None] = lambda _: None,
+        *,
+        elsewhere: Callable[[Event], bool] = lambda _: True,
+    ) -> None:
         if not isinstance(machine.cpu, CountingCpu | NativeCpu):
             raise TypeError(f"{machine.cpu.name} cannot be recorded")
         self._machine = machine
+        self._elsewhere = elsewhere
+        self._followed: Collection[int] | None = None
+        self._paused: dict[int, bytes] | None = None  # memory as it was, by address
+        self._paused_at = 0  # instructions of all threads
+        self._back: int | None = None  # events before a followed thread's first one since then
         self._recorder = Recorder(machine.cpu, progress=progress)
         self.recording = self._recorder.recording
         self._writes: list[Overwritten] = []
@@ -60,9 +80,52 @@ class RunLog:
         machine.events.subscribe(self._listen)
         self._recorder.start()
 
+    @property
+    def position(self) -> int:
+        """How many instructions were recorded so far, those that faulted included."""
+        return self._recorder.position
+
+    def follow(self, tids: Collection[int] | None) -> None:
+        """From now on only these threads' instructions are steps; None: all threads'.
+
+        Not while an instruction is executed.
+        """
+        self._followed = tids
+        running = self._machine.scheduler.current
+        if running is not None:
+            self.entered(running)
+
+    def _pause(self) -> None:
+        self._recorder.stop()
+        self._paused_at = self._machine.instructions
+        self._paused = {
+            region.start: bytes(region.view)
+            for region in self._machine.memory.regions
+            if region.prot & Prot.WRITE
+        }
+
+    def _resume(self) -> None:
+        paused, self._paused = self._paused, None
+        assert paused is not None
+        for start, before in paused.items():
+            for part in self._machine.memory.overlapping(start, len(before)):
+                old = memoryview(before)[part.start - start : part.end - start]
+                for at in range(0, len(old), PAGE):
+                    page = old[at : at + PAGE]
+                    if page != part.view[at : at + PAGE]:
+                        self.overwritten(part.start + at, bytes(page))
+        self._recorder.start()
+        count = self._machine.instructions - self._paused_at
+        if count:
+            running = self._machine.scheduler.current
+            tid = -1 if running is None else running.tid
+            self._machine.events.emit(Unrecorded(tid=tid, instructions=count))
+
     def stop(self) -> None:
         """Ends the recording, and makes the run's past accessible."""
         machine = self._machine
+        if self._paused is not None:
+            self._resume()
         self._recorder.stop()
         machine.memory.journal = machine.log = None
         machine.events.listeners.remove(self._listen)
@@ -103,7 +166,7 @@ class RunLog:
 
     def overwritten(self, address: int, before: bytes) -> None:
         """Python is about to write; an instruction's store that it makes is in the recording."""
-        if (self._recorder.position, address) == self._recorder.noted:
+        if self._paused is not None or (self.position, address) == self._recorder.noted:
             return
         self._writes.append(Overwritten(self._recorder.position, address, before))
 
@@ -113,20 +176,39 @@ class RunLog:
 
     def unmapping(self, region: Region) -> None:
         """The process loses memory."""
-        self.overwritten(region.start, bytes(region.view))
+        paused = self._paused
+        if paused is None:
+            self.overwritten(region.start, bytes(region.view))
+        else:
+            self._paused = None  # what was there before the pause
+            for start, before in paused.items():
+                low, high = max(start, region.start), min(start + len(before), region.end)
+                if low < high:
+                    self.overwritten(low, before[low - start : high - start])
+            self._paused = paused
         self._maps.append(Mapped(self._recorder.position, region.start, region.end, False))
 
     # emulator.observer.ThreadLog
 
     def entered(self, thread: Thread) -> None:
         """The thread's instructions follow."""
+        followed = self._followed is None or thread.tid in self._followed
+        if not followed:
+            if self._paused is None:
+                self._pause()
+            return
+        if self._paused is not None:
+            self._resume()
         self._switches[self._recorder.position] = thread.tid
 
     def left(self, registers: Registers) -> None:
         """The registers behind the last instruction."""
+        if self._paused is not None:
+            return
         place = self._recorder.position
         if place not in self._behind:
             self._behind[place] = registers.copy()
 
     def _listen(self, event: Event) -> None:
-        self._events.append((self._recorder.position, event))
+        if self._paused is None or self._elsewhere(event):
+            self._events.append((self._recorder.position, event))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from emulator.events import SystemCall
+    from pushcall.recorded import RecordedRun
     from pushcall.verdict import CheckResult
     from runtime_model.moduledata import GoBinary
 
@@ -114,18 +115,27 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def opened(file: Path, go: str | None) -> Iterator[GoBinary]:
-    """The executable; what is wrong with it as UsageError."""
+def _told() -> Iterator[None]:
+    """What is wrong with an executable as UsageError."""
     from emulator.elf import ElfError
-    from pushcall.usage import UsageError, go_version
-    from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
+    from pushcall.usage import UsageError
+    from runtime_model.moduledata import NotGoError, UnknownVersionError
     from runtime_model.pclntab_format import PclntabError
 
     try:
-        with GoBinary(file, go_version(go)) as binary:
-            yield binary
+        yield
     except (ElfError, NotGoError, PclntabError, UnknownVersionError) as error:
         raise UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def opened(file: Path, go: str | None) -> Iterator[GoBinary]:
+    """The executable, for as long as it is wanted; what is wrong with it as UsageError."""
+    from pushcall.usage import go_version
+    from runtime_model.moduledata import GoBinary
+
+    with _told(), GoBinary(file, go_version(go)) as binary:
+        yield binary
 
 
 def run_elf(
@@ -234,19 +244,27 @@ def _check_quickly(
         )
 
 
-def trace_elf(
-    file: Path, arguments: tuple[str, ...], number: int, function: str | None, given: dict[str, Any]
-) -> int:
-    """Prints every instruction of one preemption; the exit status of the command."""
-    from pushcall.booted_check import find
-    from pushcall.booted_trace import BootedTrace
-    from runtime_model.booted import Booted
+def record_elf(
+    file: Path,
+    arguments: tuple[str, ...],
+    limit: int,
+    given: dict[str, Any],
+    progress: Callable[[int], None],
+) -> RecordedRun | None:
+    """Records one preemption of the executable; None, if the program does not get there."""
+    from pushcall.booted_trace import NotReachedError, Wanted, record
+    from pushcall.usage import go_version
+    from runtime_model.moduledata import GoBinary
 
-    settings = _settings(file, arguments, given)
-    with opened(file, given["go"]) as binary:
-        name = None if function is None else find(binary, function).name
-        booted = Booted(binary, settings)
-        return BootedTrace(booted, number, click.echo, name).run()
+    settings = _settings(file, arguments, given | {"at_pc": None})
+    wanted = Wanted(given["preemption"] or 1, given["function"], given["at_pc"])
+    try:
+        with _told():  # the views go on reading it
+            binary = GoBinary(file, go_version(given["go"]))
+            return record(binary, settings, wanted, limit=limit, progress=progress)
+    except NotReachedError as error:
+        click.echo(f"pushcall: {error}", err=True)
+        return None
 
 
 def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:

@@ -24,15 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 from emulator.disassembly import disassemble
 from emulator.events import Event, SignalReturned
 from emulator.fault import GuestStopped
-from emulator.linux import signals
-from emulator.linux.signal_abi import SI_TKILL, SigInfo
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT
 from pushcall.binary_run import describe
 from pushcall.crash import Place
 from pushcall.safepoints import select
 from pushcall.usage import UsageError
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
-from runtime_model.booted import SIGURG, Booted, Settings
+from runtime_model.booted import Booted, Settings
 from runtime_model.events import Loss, PushedCall, Resumed
 from runtime_model.poison import GENERAL_PART, STACK_POISON, VECTOR_PART, Poison
 from runtime_model.runtime2 import P
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
 MOST_BOUNDARIES: Final = 100_000  # of one call of F
 INJECTION_BUDGET: Final = 50_000_000  # instructions of all threads until the goroutine is back
 DEAD_STACK: Final = 4096  # bytes below RSP that are poisoned
-STACK_PREEMPT: Final = 0xFFFF_FFFF_FFFF_FADE  # stackPreempt (runtime/stack.go)
 
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
 
@@ -220,9 +217,7 @@ class FunctionCheck:
             booted.memory.write(pp.field_address("xRegs.scratch"), scratch)
         watch = _Watch(self, before, Poison.complement(before))
         machine.events.subscribe(watch.listen)
-        g.preempt, g.stackguard0, pp.preempt = 1, STACK_PREEMPT, 1
-        info = SigInfo(SIGURG, SI_TKILL, machine.linux.pid, machine.linux.uid)
-        signals.send(machine.linux, info, thread, None)
+        booted.request_preemption(thread, "check")
         for address in self.instructions:
             machine.breakpoints[address] = watch.arrived
         machine.budget = machine.instructions + INJECTION_BUDGET

@@ -1,183 +1,269 @@
-"""`pushcall trace BINARY --plain`: a preemption of a booted executable, every instruction of it.
+"""One preemption of a booted executable, recorded: what `pushcall trace` shows of it.
 
-The run goes at full speed up to the SIGURG of the chosen preemption. From there on it is
-single-stepped, until the goroutine has left its M; and again from the scheduler's execute to the
-resumed instruction. What other goroutines do between is left out, and goes at full speed.
+The program runs twice, which is the same run. The first time, at full speed, the preemption that is
+wanted is looked for: which SIGURG led to it? The second time it runs at full speed up to a few
+instructions before that signal is sent, and is recorded from there on:
+
+- the thread that sends it, until the signal has arrived;
+- the thread that it is for, until that has chosen another goroutine;
+- the thread that takes the goroutine up again, until it has executed some instructions of its own.
+
+What other threads do meanwhile goes at full speed and is no part of the recording; who runs what is
+(emulator.run_log, Booted.follow_scheduler). At a chosen PC the preemption is asked for when a
+goroutine comes there, and nobody has to be looked for.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from emulator.events import Event, Executed, FrameBuilt, SignalReturned, SystemCall
-from emulator.fault import GuestStopped
-from emulator.registers import LAYOUT
-from pushcall.binary_run import describe as describe_end
-from pushcall.crash import place
-from pushcall.text import actor, describe
-from runtime_model.events import PreemptRequested, PushedCall, Resumed
+from emulator.events import Event, FrameBuilt, SignalReturned
+from emulator.fault import BudgetExhausted, GuestStopped
+from emulator.run_log import RunLog
+from pushcall.booted_check import find
+from pushcall.crash import describe, place
+from pushcall.recorded import LIMIT, RecordedRun
+from pushcall.run import Collector, resolve
+from pushcall.usage import UsageError
+from runtime_model.booted import SIGURG, Booted, Settings
+from runtime_model.events import (
+    Descheduled,
+    Executing,
+    PreemptRequested,
+    PushedCall,
+    Resumed,
+)
+from runtime_model.preempt import static_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.linux.threads import Thread
-    from runtime_model.booted import Booted
+    from runtime_model.moduledata import GoBinary
 
-AFTER: Final = 4  # instructions behind the resumed one
-_SHOWN: Final = tuple(n for n in LAYOUT if n not in ("RIP", "FS_BASE", "GS_BASE"))
-_TOLD: Final = (FrameBuilt, PushedCall, PreemptRequested, Resumed, SignalReturned, SystemCall)
-
-
-class _State(Enum):
-    SEARCH = auto()  # at full speed, to the chosen request
-    ASKED = auto()  # single-stepped: signal, handler, pushCall, asyncPreempt, scheduler
-    AWAY = auto()  # at full speed: other goroutines
-    BACK = auto()  # single-stepped: execute, gogo, asyncPreempt's rest
-    DONE = auto()
+BEFORE: Final = 32  # instructions of the sender, before its SYSCALL
+AFTER: Final = 64  # instructions of the goroutine, behind the preemption
 
 
-class BootedTrace:
-    """Writes the lines of one preemption, the `number`-th from 1 on that comes to pushCall."""
+@dataclass(frozen=True)
+class Wanted:
+    """The preemption to record: the number-th, of those that hit a function or at a PC."""
+
+    number: int = 1
+    function: str | None = None
+    at_pc: str | None = None
+
+    def __str__(self) -> str:
+        place_ = f" in {self.function}" if self.function else ""
+        place_ += f" at {self.at_pc}" if self.at_pc else ""
+        return f"its preemption {self.number}{place_}"
+
+
+def record(
+    binary: GoBinary,
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    limit: int = LIMIT,
+    progress: Callable[[int], None] = lambda _: None,
+) -> RecordedRun:
+    """Records a preemption, up to `limit` instructions of it. NotReachedError if there is none."""
+    if limit < 1:
+        raise UsageError("a trace has at least one step")
+    if wanted.at_pc is not None:
+        if wanted.function is not None:
+            raise UsageError("--function and --at-pc cannot be used together")
+        booted = Booted(binary, settings)
+        arrival = _Arrival(booted, resolve(booted, wanted.at_pc), wanted)
+        return _Window(booted, limit, arrival.thread, None, progress).run(arrival)
+    name = None if wanted.function is None else find(binary, wanted.function).name
+    wanted = replace(wanted, function=name)
+    found = _Search(Booted(binary, settings), wanted)
+    booted = Booted(binary, settings)
+    run_to(booted, found.asked - BEFORE)
+    threads = booted.machine.threads
+    return _Window(booted, limit, threads[found.target], threads[found.sender], progress).run()
+
+
+def run_to(booted: Booted, instructions: int) -> None:
+    """Runs the program up to that many instructions of all threads, which it has."""
+    machine = booted.machine
+    budget, machine.budget = machine.budget, instructions
+    try:
+        machine.run()
+    except BudgetExhausted:
+        machine.budget = budget
+        return
+    raise RuntimeError("the program ended where it went on before")
+
+
+class NotReachedError(Exception):
+    """The program ended, or died, before the preemption that was to be recorded."""
+
+
+class _Search:
+    """The first run, up to where the wanted preemption has come to pushCall.
+
+    `asked`: how many instructions were executed when `sender` sent its signal to `target`.
+    """
+
+    def __init__(self, booted: Booted, wanted: Wanted) -> None:
+        self.booted = booted
+        self.wanted = wanted
+        self.asked, self.sender, self.target = 0, -1, -1
+        self._left = wanted.number
+        self._requests: dict[int, tuple[int, int]] = {}  # by target M: asked, sender
+        machine = booted.machine
+        machine.events.subscribe(self._listen)
+        try:
+            ended = machine.run()
+        except GuestStopped as stopped:
+            raise NotReachedError(f"{wanted} was never reached: {stopped}") from None
+        if ended is not None:
+            raise NotReachedError(f"the program ended with status {ended} before {wanted}")
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, PreemptRequested):
+            self._requests[event.target_m] = (self.booted.machine.instructions, event.tid)
+        elif isinstance(event, PushedCall):
+            function = self.booted.findfunc(event.resume)
+            name = "" if function is None else function.name
+            self._left -= self.wanted.function in (None, name)
+            if not self._left and event.m in self._requests:
+                self.asked, self.sender = self._requests[event.m]
+                self.target = event.tid
+                self.booted.machine.stop()
+
+
+class _Arrival:
+    """A goroutine at the PC, for the number-th time; `thread` executes it."""
+
+    def __init__(self, booted: Booted, pc: int, wanted: Wanted) -> None:
+        self.booted = booted
+        self.pc = pc
+        self._left = wanted.number
+        self._thread: Thread | None = None
+        machine = booted.machine
+        before = machine.breakpoints.get(pc)
+        if before is not None:
+            raise UsageError(f"--at-pc {wanted.at_pc}: the runtime is watched there")
+        machine.add_breakpoint(pc, self._reached)
+        try:
+            ended = machine.run()
+        except GuestStopped as stopped:
+            raise NotReachedError(f"no goroutine came to {wanted.at_pc}: {stopped}") from None
+        if ended is not None:
+            raise NotReachedError(f"no goroutine came to {wanted.at_pc} {wanted.number} times")
+        machine.remove_breakpoint(pc)
+
+    @property
+    def thread(self) -> Thread:
+        """Who is there."""
+        assert self._thread is not None
+        return self._thread
+
+    def _reached(self, thread: Thread) -> None:
+        if self.booted.identity(thread.tid)[1] > 0:
+            self._left -= 1
+            if not self._left:
+                self._thread = thread
+                self.booted.machine.stop()
+
+
+class _Window:
+    """The recorded run, from where the program stands now to the end of the preemption."""
 
     def __init__(
         self,
         booted: Booted,
-        number: int,
-        write: Callable[[str], None],
-        function: str | None = None,
+        limit: int,
+        target: Thread,
+        sender: Thread | None,
+        progress: Callable[[int], None],
     ) -> None:
         self.booted = booted
-        self.write = write
-        self.function = function
-        self._wanted = number
-        self._state = _State.SEARCH
-        self._lines: list[str] = []  # held back until pushCall says that it is one
-        self.tid = -1  # the thread that the goroutine is on
-        self._goid = 0
-        self._left = -1
-        booted.machine.events.subscribe(self._listen)
+        self.limit = limit
+        self.target = target
+        self._goid = 0  # of who is preempted
+        self._followed = {target.tid} | ({sender.tid} if sender is not None else set())
+        self._ends: int | None = None  # position at which the recording is long enough
+        self._pushed = self._refused = False
+        self._collector = Collector(keep_events=False)
+        self.log = RunLog(
+            booted.machine, progress, elsewhere=lambda e: isinstance(e, Executing | Descheduled)
+        )
 
-    def run(self) -> int:
-        """Runs the program to the end of the preemption. 0 if it was there, else 1."""
+    def run(self, arrival: _Arrival | None = None) -> RecordedRun:
+        """Records. With an arrival the preemption is asked for here."""
+        booted, machine, log = self.booted, self.booted.machine, self.log
+        log.start()
+        log.follow(self._followed)
+        machine.events.subscribe(self._collector.listen)
+        machine.events.subscribe(self._listen)
+        booted.follow_scheduler()
+        if arrival is not None:
+            booted.request_preemption(self.target, "--at-pc")
+        first, budget = machine.instructions, machine.budget
+        out = self._collector.outcome
         try:
-            ended = self.booted.machine.run()
+            while not self._refused and log.position < self._until():
+                left = machine.instructions + self._until() - log.position
+                machine.budget = left if budget is None else min(left, budget)
+                try:
+                    out.exit = machine.run()
+                except BudgetExhausted:
+                    if machine.budget == budget:
+                        raise
+                if out.exit is not None:
+                    break
+            out.starved = self._ends is None and log.position >= self.limit
         except GuestStopped as stopped:
-            self.write(describe_end(self.booted, stopped))
-            return 1
-        if self._state is not _State.DONE:
-            inside = f" in {self.function}" if self.function else ""
-            wanted = f"its preemption {self._wanted}{inside}"
-            self.write(f"the program ended with status {ended} before {wanted} was over")
-            return 1
-        return 0
+            out.crash = describe(booted, stopped)
+        except KeyboardInterrupt:
+            out.interrupted = True
+        machine.budget = budget
+        out.instructions, out.time = machine.instructions - first, machine.now
+        for piece in out.slices:
+            piece.end = machine.now if piece.end < 0 else piece.end
+        log.stop()
+        run = RecordedRun(booted, out, log, self.limit)
+        run.refused = self._why_not() if self._refused else ""
+        return run
 
-    def _step(self, on: bool) -> None:
-        self.booted.machine.step_all = on
-        self.booted.machine.events.executed_wanted = on
+    def _until(self) -> int:
+        return self.limit if self._ends is None else min(self._ends, self.limit)
 
     def _listen(self, event: Event) -> None:
-        if self._state is _State.SEARCH:
-            if isinstance(event, PreemptRequested):
-                self._begin(event)
-        elif self._state is _State.ASKED:
-            self._asked(event)
-        elif self._state is _State.BACK:
-            self._back(event)
-
-    def _begin(self, event: PreemptRequested) -> None:
-        target = [t for t in self.booted.machine.threads if self._m(t) == event.target_m]
-        self.tid = target[0] if target else -1
-        self._goid = event.target_g
-        self._lines = []
-        self._state = _State.ASKED
-        self._step(on=True)
-        self._show(event)
-
-    def _m(self, tid: int) -> int:
-        return self.booted.identity(tid)[0]
-
-    def _asked(self, event: Event) -> None:
-        if event.tid != self.tid:
-            return
-        if isinstance(event, PushedCall):
-            self._goid = event.g
-            inside = self.booted.findfunc(event.resume)
-            named = self.function is None or (inside is not None and inside.name == self.function)
-            self._wanted -= named
-            if not named or self._wanted:
-                self._state = _State.SEARCH
-                self._step(on=False)
-                return
-            self._show(event)
-            for line in self._lines:
-                self.write(line)
-            self._lines = []
-            return
-        self._show(event)
-        if isinstance(event, SignalReturned) and not self._lines:
-            return
-        if isinstance(event, Executed):
-            m, goid = self.booted.identity(event.tid)
-            del m
-            if self._lines and goid != self._goid and goid > 0:
-                self._give_up()
-            elif not self._lines and goid not in (self._goid, 0, -1):
-                self._leave()
-
-    def _give_up(self) -> None:
-        """No pushCall came of it: the next request is looked for."""
-        self._state = _State.SEARCH
-        self._step(on=False)
-
-    def _leave(self) -> None:
-        self._state = _State.AWAY
-        self._step(on=False)
-        address = self.booted.address("runtime.execute")
-        assert address is not None
-        self.booted.machine.add_breakpoint(address, self._execute)
-
-    def _execute(self, thread: Thread) -> None:
-        if self.booted.argument_g(thread).goid == self._goid:
-            self.write(f"{'':>9}│ …")
-            self.tid = thread.tid
-            self._state = _State.BACK
-            self._step(on=True)
-
-    def _back(self, event: Event) -> None:
-        if event.tid != self.tid:
-            return
-        self._show(event)
-        if isinstance(event, Resumed):
-            self._left = AFTER + 1  # the RET itself
-        elif self._left > 0 and isinstance(event, Executed):
-            self._left -= 1
-            if not self._left:
-                self._state = _State.DONE
+        if isinstance(event, PreemptRequested) and not self._goid:
+            self._goid = event.target_g
+        elif isinstance(event, FrameBuilt):
+            if event.tid == self.target.tid and event.signal == SIGURG:
+                self._follow(self.target.tid)  # the sender's part is over
+        elif isinstance(event, PushedCall):
+            if event.tid == self.target.tid and not self._pushed:
+                self._pushed, self._goid = True, event.g
+        elif isinstance(event, SignalReturned):
+            # Where the thread goes on at asyncPreempt, PushedCall comes next.
+            called = event.pc == self.booted.address("runtime.asyncPreempt")
+            if event.tid == self.target.tid and not self._pushed and not called:
+                self._refused = True
                 self.booted.machine.stop()
+        elif isinstance(event, Executing) and self._pushed and self._ends is None:
+            if event.goid == self._goid:
+                self._follow(event.tid)
+            elif event.tid in self._followed:
+                self._follow()
+        elif isinstance(event, Resumed) and self._pushed and event.goid == self._goid:
+            self._ends = self.log.position + AFTER
+            self.booted.machine.stop()
 
-    def _show(self, event: Event) -> None:
-        if isinstance(event, Executed):
-            lines = [self._instruction(event)]
-        elif isinstance(event, _TOLD):
-            lines = [f"{'':>9}│ {actor(event):<10} {text}" for text in describe(self.booted, event)]
-        else:
-            return
-        held = self._state is _State.ASKED and (self._lines or isinstance(event, PreemptRequested))
-        if held:
-            self._lines += lines
-        else:
-            for line in lines:
-                self.write(line)
+    def _follow(self, *tids: int) -> None:
+        self._followed = set(tids)
+        self.log.follow(self._followed)
 
-    def _instruction(self, event: Executed) -> str:
-        assert event.before is not None
-        assert event.after is not None
-        at = place(self.booted, event.pc)
-        changes = " ".join(
-            f"{name}={event.after[name]:#x}"
-            for name in event.before.diff(event.after)
-            if name in _SHOWN
-        )
-        head = f"{event.index:>8} │ {actor(event):<10} {event.pc:#x} {at.symbol:<30}"
-        return f"{head} {at.position:<22} {at.source:<36} {changes}".rstrip()
+    def _why_not(self) -> str:
+        booted = self.booted
+        pc = self.target.registers["RIP"]
+        verdict = static_verdict(booted.functions, pc, booted.version)
+        return f"refused at {place(booted, pc)}: {verdict.reason.value}"

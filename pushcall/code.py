@@ -1,4 +1,4 @@
-"""Instructions of the snippet and of the runtime's assembly, by PC."""
+"""Instructions of the snippet and of the runtime's assembly, or of an executable, by PC."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asm.image import Instruction
-    from runtime_model.runtime import Runtime
+    from pushcall.crash import Running
 
 
-def instruction(rt: Runtime, pc: int) -> Instruction | None:
-    """The instruction of the snippet or of the runtime's assembly that starts at pc."""
+def instruction(rt: Running, pc: int) -> Instruction | None:
+    """The instruction that starts at pc."""
     for image in (rt.user, rt.text):
         function = image.findfunc(pc)
         if function is not None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from emulator import extended
 from emulator.fault import GuestFault
 from emulator.registers import GENERAL
-from runtime_model.booted import Booted
 
 if TYPE_CHECKING:
     from asm.image import Function
     from emulator.fault import GuestStopped
     from emulator.registers import Registers
+    from runtime_model.booted import Booted
     from runtime_model.runtime import Runtime
+
+    Running = Runtime | Booted
 
 
 @dataclass(frozen=True)
@@ -32,26 +34,14 @@ class Place:
         return f"{self.pc:#x}{symbol}{position}"
 
 
-def place(rt: Runtime | Booted, pc: int) -> Place:
-    """The place of a PC in the snippet, the runtime or the gates; in a booted executable."""
-    if isinstance(rt, Booted):
-        return _in_binary(rt, pc)
+def place(rt: Running, pc: int) -> Place:
+    """The place of a PC in the snippet, the runtime or the gates, or in the executable."""
     for image in (rt.user, rt.text):
         function = image.findfunc(pc)
         if function is not None:
             return _in_function(function, pc)
     gate = rt.machine.gate_names.get(pc)
     return Place(pc, f"runtime.{gate}") if gate else Place(pc)
-
-
-def _in_binary(booted: Booted, pc: int) -> Place:
-    function = booted.findfunc(pc)
-    if function is None:
-        return Place(pc)
-    offset = pc - booted.base - function.entry
-    frames = booted.frames(pc)
-    position = f"{frames[0].file.rpartition('/')[2]}:{frames[0].line}" if frames else ""
-    return Place(pc, function.name + (f"+{offset:#x}" if offset else ""), booted.text(pc), position)
 
 
 def _in_function(function: Function, pc: int) -> Place:
@@ -111,7 +101,7 @@ def _shown(registers: Registers) -> list[str]:
     return [*GENERAL, "RIP", "RFLAGS", *extended.shown(registers.extended)]
 
 
-def describe(rt: Runtime, stopped: GuestStopped) -> Crash:
+def describe(rt: Running, stopped: GuestStopped) -> Crash:
     """The report of a stop."""
     thread = rt.machine.threads.get(stopped.tid)
     registers = stopped.registers

@@ -14,8 +14,8 @@ from runtime_model.runtime2 import G, M, _Pidle, _Prunning, _Psyscall, status_na
 
 if TYPE_CHECKING:
     from emulator.memory import Memory
+    from pushcall.crash import Running
     from pushcall.recorded import RecordedRun
-    from runtime_model.runtime import Runtime
 
 SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "g": (
@@ -47,9 +47,7 @@ def fields(run: RecordedRun, step: int, goid: int | None = None) -> list[Field]:
     """The fields of the goroutine that a thread has at a step, or of another; its M; that M's P."""
     rt, memory = run.rt, run.memory(step)
     who = run.who(step)
-    if goid is None:
-        goid = who.g if who.g > 0 else None
-    g = next((a for a in rt.goroutines if goid is not None and rt.g(a).goid == goid), 0)
+    g = run.goroutines.get(who.g if goid is None else goid, 0)
     m = G(memory, rt.layout, g).m if g else _m(rt, who.m)
     found = _of(rt, memory, "g", f"G{goid}", g) if g else []
     if m:
@@ -63,15 +61,12 @@ def fields(run: RecordedRun, step: int, goid: int | None = None) -> list[Field]:
     return found
 
 
-def _m(rt: Runtime, number: int) -> int:
+def _m(rt: Running, number: int) -> int:
     """The address of the M of that number, 0 for none."""
-    address = rt.memory.u64(rt.allm)
-    while address and rt.m(address).id != number:
-        address = rt.m(address).alllink
-    return address
+    return next((mp.address for mp in rt.ms() if mp.id == number), 0)
 
 
-def _of(rt: Runtime, memory: Memory, struct: str, owner: str, address: int) -> list[Field]:
+def _of(rt: Running, memory: Memory, struct: str, owner: str, address: int) -> list[Field]:
     found = []
     for path in SHOWN[struct]:
         if not rt.layout.has(struct, path):
@@ -83,7 +78,7 @@ def _of(rt: Runtime, memory: Memory, struct: str, owner: str, address: int) -> l
     return found
 
 
-def _words(rt: Runtime, struct: str, path: str, value: int) -> str:
+def _words(rt: Running, struct: str, path: str, value: int) -> str:
     if path == "atomicstatus":
         return status_name(value)
     if (struct, path) == ("p", "status"):
@@ -97,7 +92,7 @@ def _words(rt: Runtime, struct: str, path: str, value: int) -> str:
     return str(value) if value < 10_000 else f"{value:#x}"
 
 
-def _whose(rt: Runtime, path: str, address: int) -> str:
+def _whose(rt: Running, path: str, address: int) -> str:
     if path == "m":
         return f"M{rt.m(address).id}"
     if path in ("p", "nextp"):

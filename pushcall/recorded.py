@@ -15,10 +15,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from emulator.events import FrameBuilt, SignalReturned
+from emulator.memory import UnmappedError
 from emulator.run_log import Marked, RunLog
 from pushcall import run as running
 from pushcall.usage import UsageError
 from runtime_model.events import Entered, PushedCall, StackChecked
+from runtime_model.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from emulator.events import Event
     from emulator.history import PastMemory
     from emulator.registers import Registers
+    from pushcall.crash import Running
     from pushcall.injection import Injection
     from pushcall.program import Program
     from pushcall.run import Outcome
-    from runtime_model.runtime import Runtime
 
 LIMIT: Final = 1_000_000  # steps, unless asked for more: 50 to 100 bytes each
 
@@ -61,15 +63,24 @@ class Writer:
 
 
 class RecordedRun:
-    """One run of a program under its timers, with everything that it passed through."""
+    """One run of a program under its timers, with everything that it passed through.
 
-    def __init__(self, rt: Runtime, outcome: Outcome, log: RunLog, limit: int) -> None:
+    Of an executable it is one window of the run. `goroutines` are the addresses of all g, by goid;
+    of an executable those that ran.
+    """
+
+    def __init__(self, rt: Running, outcome: Outcome, log: RunLog, limit: int) -> None:
         self.rt = rt
         self.outcome = outcome
+        self.refused = ""  # why the preemption asked for was not made, of an executable
         self.log = log
         self.cut = outcome.starved and len(log.recording) >= limit  # there would be more
         self.recording = log.recording
+        self.memory = lru_cache(maxsize=16)(self._memory)
         self.events: list[Marked] = log.events
+        self.goroutines: dict[int, int] = {}
+        if isinstance(rt, Runtime):
+            self.goroutines = {rt.g(address).goid: address for address in rt.goroutines}
         self.spans = self._make_spans()
         self._span_starts = [span.start for span in self.spans]
         self._event_steps = [marked.step for marked in self.events]
@@ -84,7 +95,6 @@ class RecordedRun:
             }
         )
         self._frames = self._signal_frames()
-        self.memory = lru_cache(maxsize=16)(self._memory)
 
     def __len__(self) -> int:
         return len(self.recording)
@@ -161,7 +171,7 @@ class RecordedRun:
         slots = {tid: base - 8 for tid, base in bases.items() if base}  # where TLS has g
         values = history.values(list(slots.values()))
         changes = {
-            tid: [(steps(place), g) for place, g in found]
+            tid: [(0, self._word_at_first(slots[tid])), *((steps(place), g) for place, g in found)]
             for tid, found in zip(slots, values, strict=True)
         }
         threads = self.log.threads()
@@ -174,11 +184,17 @@ class RecordedRun:
             for at, value in (*mine[index:], (end, 0)):
                 at = min(at, end)  # noqa: PLW2901  # a later one is another span's
                 if at > start:
-                    self._extend(spans, Span(start, at, tid, *self._names(tid, g)))
+                    self._extend(spans, Span(start, at, tid, *self._names(tid, g, start)))
                 start, g = at, value  # noqa: PLW2901
                 if at == end:
                     break
         return spans or [Span(0, 0, -1, -1, -1)]
+
+    def _word_at_first(self, address: int) -> int:
+        try:
+            return self.memory(0).u64(address)
+        except UnmappedError:
+            return 0
 
     @staticmethod
     def _extend(spans: list[Span], span: Span) -> None:
@@ -188,8 +204,15 @@ class RecordedRun:
         else:
             spans.append(span)
 
-    def _names(self, tid: int, g: int) -> tuple[int, int]:
-        return (self.rt.identity(tid)[0], self.rt.number_of_g(g)) if g else (-1, -1)
+    def _names(self, tid: int, g: int, step: int) -> tuple[int, int]:
+        if not g:
+            return -1, -1
+        if isinstance(self.rt, Runtime):
+            return self.rt.identity(tid)[0], self.rt.number_of_g(g)
+        goid = self.rt.number_of_g(g, self.memory(step))
+        if goid > 0:
+            self.goroutines[goid] = g
+        return self.rt.identity(tid)[0], goid
 
     def spans_of(self, step: int, same: Callable[[Span], bool], *, back: bool) -> Iterator[Span]:
         """The spans from a step's own on, or back from it, that `same` chooses."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from asm.image import Code
     from emulator.observer import InstructionTimer
     from emulator.registers import Registers
+    from pushcall.crash import Running
     from pushcall.injection import Injection
     from pushcall.program import Program
     from runtime_model.runtime import Runtime
@@ -219,8 +220,8 @@ def inject(rt: Runtime, injection: Injection) -> None:
     rt.machine.timer = timer
 
 
-def resolve(rt: Runtime, text: str) -> int:
-    """The address of SYM+OFF or 0xADDRESS in the snippet; it must start an instruction."""
+def resolve(rt: Running, text: str) -> int:
+    """The address of SYM+OFF or 0xADDRESS in the program; it must start an instruction."""
     try:
         address = _address(text, (rt.user,))
     except UsageError as error:
@@ -231,8 +232,8 @@ def resolve(rt: Runtime, text: str) -> int:
     return address
 
 
-def resolve_in(rt: Runtime, text: str) -> int:
-    """The address of SYM+OFF or 0xADDRESS in the snippet or the runtime's assembly."""
+def resolve_in(rt: Running, text: str) -> int:
+    """The address of SYM+OFF or 0xADDRESS in the program or the runtime's assembly."""
     return _address(text, (rt.user, rt.text))
 
 

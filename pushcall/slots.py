@@ -21,10 +21,12 @@ from runtime_model.runtime2 import G
 if TYPE_CHECKING:
     from pushcall.recorded import RecordedRun, Writer
 
-_STORE: Final = re.compile(r"(?:PUSH\w*|V?MOV\w*|KMOV\w*) (\$?[\w·]+)(?:,|$)")
+_STORE: Final = re.compile(r"(?:PUSH\w*|V?MOV\w*|KMOV\w*) (\$?[\w·]+)(?:,|$)")  # Go
+_INTEL: Final = re.compile(r"(?:push|v?mov\w*|kmov\w*) (?:[^,]*\[[^]]*\], )?([a-z]\w+)$")
 _NAMES: Final = {
     **{n: f"R{n}" for n in ("AX", "BX", "CX", "DX", "SI", "DI", "SP")},
     "BP": "BP",
+    "RBP": "BP",
 }
 
 
@@ -90,8 +92,7 @@ def pointer(run: RecordedRun, step: int, goid: int | None = None) -> tuple[str, 
 def _elsewhere(run: RecordedRun, step: int, goid: int) -> tuple[str, int, str]:
     """The pointer of a goroutine that another thread runs, or none."""
     past = run.memory(step)
-    address = next(a for a in run.rt.goroutines if run.rt.g(a).goid == goid)
-    gp, owner = G(past, run.rt.layout, address), f"G{goid}"
+    gp, owner = G(past, run.rt.layout, run.goroutines[goid]), f"G{goid}"
     if gp.m:
         m = run.rt.m(gp.m).id
         frame = run.interrupted(step, m)
@@ -125,12 +126,12 @@ def meaning(run: RecordedRun, address: int, value: int, writer: Writer | None) -
     if is_call(found):
         return _code(run, value, "return PC")
     source = " ".join(found.source.split())
-    if source.startswith(("PUSHFQ", "PUSHFL")):
+    if source.upper().startswith(("PUSHFQ", "PUSHFL")):
         return "saved RFLAGS"
-    store = _STORE.match(source)
-    register = store[1] if store is not None else ""
+    store, intel = _STORE.match(source), _INTEL.match(source)
+    register = intel[1].upper() if intel is not None else store[1] if store is not None else ""
     function = at.symbol.partition("+")[0]
-    if register == "BP":
+    if register in ("BP", "RBP"):
         return "saved BP"
     if register and not register.startswith("$") and function.endswith(".asyncPreempt"):
         return f"saved {_NAMES.get(register, register)}{_part(run, writer.step, address)}"

@@ -12,7 +12,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from emulator import extended
-from emulator.events import Event, FrameBuilt, SignalReturned, SystemCall
+from emulator.events import Event, FrameBuilt, SignalReturned, SystemCall, Unrecorded
 from pushcall.crash import Place, place
 from runtime_model.events import (
     Descheduled,
@@ -33,8 +33,8 @@ from runtime_model.runtime2 import status_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pushcall.crash import Running
     from pushcall.run import Outcome, Slice
-    from runtime_model.booted import Booted
     from runtime_model.runtime import Runtime
 
 MAX_WIDE: Final = 4  # registers of AVX shown for a goroutine
@@ -64,7 +64,7 @@ def actor(event: Event) -> str:
     return f"M{event.m} {g}"
 
 
-def describe(rt: Runtime | Booted, event: Event) -> list[str]:  # one case for each kind
+def describe(rt: Running, event: Event) -> list[str]:  # one case for each kind
     """An event in words; empty for what Entered already says."""
     match event:
         case PreemptRequested():
@@ -77,6 +77,8 @@ def describe(rt: Runtime | Booted, event: Event) -> list[str]:  # one case for e
             args = ", ".join(f"{a:#x}" if a > 9999 else str(a) for a in event.args)
             result = "" if event.result is None else f" = {event.result}"
             return [f"{event.name}({args}){result}"]
+        case Unrecorded():
+            return [f"… {event.instructions} instructions of other threads, not recorded"]
         case FrameBuilt():
             name = SIGNALS.get(event.signal, f"signal {event.signal}")
             stack = "gsignal stack" if event.onstack else "the same stack"
@@ -113,7 +115,7 @@ def describe(rt: Runtime | Booted, event: Event) -> list[str]:  # one case for e
             return []
 
 
-def stack_drawing(rt: Runtime | Booted, event: PushedCall) -> list[str]:
+def stack_drawing(rt: Running, event: PushedCall) -> list[str]:
     """The goroutine's stack before and after pushCall, side by side, high addresses on top."""
     rows = [f"{'before':<{COLUMN}}after"]
     interrupted = place(rt, event.pc or event.resume)
@@ -132,7 +134,7 @@ def stack_drawing(rt: Runtime | Booted, event: PushedCall) -> list[str]:
     return [*rows, f"{'':<{COLUMN}}the pushed PC: {event.resume:#x}"]
 
 
-def resumed(rt: Runtime | Booted, event: Resumed) -> list[str]:
+def resumed(rt: Running, event: Resumed) -> list[str]:
     """Where a goroutine went on, and whether all is as it was."""
     lines = [
         f"G{event.goid} goes on at {where(place(rt, event.pc))}, on M{event.m}"

@@ -16,6 +16,7 @@ from pushcall.crash import place
 from pushcall.event_json import event_json
 from pushcall.text import actor, describe
 from pushcall.usage import UsageError
+from runtime_model.booted import Booted
 from runtime_model.events import Entered, PreemptRequested, Resumed, StackChecked
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def instruction_line(run: RecordedRun, step: int) -> str:
         f"{name}={after[name]:#x}" for name in before.diff(after) if name not in UNSHOWN
     )
     head = f"{step:>8} │ {run.who_behind(step).actor:<10} {at.pc:#x} {at.symbol:<28}"
+    if isinstance(run.rt, Booted):  # the source is Go, and the instruction says nothing of it
+        head += f" {at.position:<22}"
     return f"{head} {at.source:<32} {changes}".rstrip()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushcall.boot_cli import guest, is_elf, refuse_guest_options, trace_elf
+from pushcall.boot_cli import guest, is_elf, record_elf, refuse_guest_options
 from pushcall.snippet_cli import FILE, common, engine, options, scene, timer, timers
 from pushcall.usage import UsageError
 
@@ -81,8 +81,6 @@ def trace(
     file: Path,
     arguments: tuple[str, ...],
     as_json: bool,
-    preemption: int | None,
-    function: str | None,
     steps: int | None,
     plain: bool,
     first: int | None,
@@ -96,25 +94,22 @@ def trace(
 ) -> int:
     """Step through FILE, forwards and backwards.
 
-    The whole run is recorded first. --plain is for pipes and files; it shows the first preemption
-    unless --from or --to ask for something else.
+    The whole run is recorded first, of a static Go executable one preemption: the K-th that its
+    sysmon asks for, or one asked for at a PC. --plain is for pipes and files; it shows the first
+    preemption unless --from or --to ask for something else.
 
     \b
     pushcall trace examples/golang_nuts.s --at 25
     pushcall trace examples/golang_nuts.s --at 25 --plain
     pushcall trace examples/golang_nuts.s --every 50 --plain --only events --to 2000
     pushcall trace ./server --preemption 3 --plain
+    pushcall trace ./server --at-pc main.hotLoop+0x1c
     pushcall trace examples/golang_nuts.s --at 25 --html trace.html --perfetto trace.json
     """  # noqa: D301  # \b is click's
     files = Files(html, svg, perfetto)
-    if is_elf(file):
-        others = (as_json, steps, first is not None, last is not None, only, registers)
-        if not plain or any(others) or any(vars(files).values()):
-            raise UsageError(
-                f"{file} is an executable: its trace is text only, ask for it with --plain"
-            )
-        return trace_elf(file, arguments, preemption or 1, function, given)
-    refuse_guest_options(arguments, given | {"preemption": preemption, "function": function})
+    executable = is_elf(file)
+    if not executable:
+        refuse_guest_options(arguments, given)
     from pushcall.program import load
     from pushcall.recorded import LIMIT, record
     from pushcall.show import progress
@@ -123,13 +118,19 @@ def trace(
     viewer = not (plain or as_json or any(vars(files).values()))
     if viewer and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
-    policy, injection = timer(given)
-    chosen = options(given, policy=policy, **scene(given))
     # What is recorded stays to the end: the collector would look through it for nothing.
     gc.disable()
     try:
         with progress("steps recorded") as report:
-            run = record(load(file, chosen), injection, limit=steps or LIMIT, progress=report)
+            if executable:
+                recorded = record_elf(file, arguments, steps or LIMIT, given, report)
+                if recorded is None:
+                    return 1
+                run = recorded
+            else:
+                policy, injection = timer(given)
+                chosen = options(given, policy=policy, **scene(given))
+                run = record(load(file, chosen), injection, limit=steps or LIMIT, progress=report)
     finally:
         gc.enable()
     shown = Shown(first, last, only == "events", registers)
@@ -152,14 +153,16 @@ def trace(
 def tell(run: RecordedRun) -> None:
     """Says on standard error how the run ended, where that is not as it should."""
     crash = run.outcome.crash
-    if run.outcome.interrupted:
+    if run.refused:
+        click.echo(run.refused, err=True)
+    elif run.outcome.interrupted:
         click.echo(f"interrupted: {len(run)} steps were recorded", err=True)
     elif run.cut:
         click.echo(f"only the first {len(run)} steps were recorded (--steps)", err=True)
     elif crash is not None:
         for line in crash.lines():
             click.echo(line, err=True)
-    if not run.preemptions:
+    if not run.preemptions and not run.refused:
         click.echo("no preemption was recorded; --at and --every ask for some", err=True)
 
 
@@ -167,4 +170,4 @@ def status(run: RecordedRun) -> int:
     """0 whole or cut where asked, 1 the program died, 130 interrupted."""
     if run.outcome.interrupted:
         return 130
-    return 1 if run.outcome.crash is not None and not run.cut else 0
+    return int(bool(run.refused) or (run.outcome.crash is not None and not run.cut))

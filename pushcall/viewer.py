@@ -377,7 +377,7 @@ class Viewer(App[None]):
         self._go(self.at if step is None else step)
 
     def _choose(self, text: str) -> None:
-        known = {self.run_.rt.g(address).goid for address in self.run_.rt.goroutines}
+        known = self.run_.goroutines.keys()
         digits = text.removeprefix("G").removeprefix("g")
         if digits and (not digits.isdigit() or int(digits) not in known):
             raise UsageError(f"{text}: no goroutine; there are G{min(known)} to G{max(known)}")

@@ -172,7 +172,7 @@ def _same(who: Span) -> Callable[[Span], bool]:
 def _depth(run: RecordedRun, step: int) -> int:
     """How deep the stack is; a goroutine's may lie elsewhere when the call returns."""
     rt, rsp, goid = run.rt, run.registers(step)["RSP"], run.who(step).g
-    address = next((a for a in rt.goroutines if goid > 0 and rt.g(a).goid == goid), None)
+    address = run.goroutines.get(goid)
     if address is None:
         return -rsp
     return G(run.memory(step), rt.layout, address).stack_hi - rsp

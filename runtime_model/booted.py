@@ -6,7 +6,8 @@ frames of who sends it say whose; breakpoints at the runtime's functions tell th
 
 - asyncPreempt (preempt_amd64.s): pushCall has happened, the pushed PC lies at SP;
 - asyncPreempt's RET: the goroutine goes on where it was;
-- gopreempt_m (proc.go) without asyncSafePoint: newstack gives way at a stack check.
+- gopreempt_m (proc.go) without asyncSafePoint: newstack gives way at a stack check. Where it is
+  inlined (1.26 on), goschedImpl is there, which is told that it is a preemption.
 
 g is what the thread's TLS slot holds, at FS base - 8 (cmd/internal/obj/x86, ELF). Where the ABI
 passes arguments in registers (1.17 on), the first is in RAX, else at 8(SP).
@@ -15,21 +16,34 @@ passes arguments in registers (1.17 on), the first is in RAX, else at 8(SP).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
+from asm.image import Image
 from emulator.disassembly import disassemble
 from emulator.events import Event, SignalSent
-from emulator.linux import execve
+from emulator.linux import execve, signals
+from emulator.linux.signal_abi import SI_TKILL, SigInfo
 from emulator.machine import Machine
 from emulator.memory import Memory, UnmappedError
 from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import layout
-from runtime_model.events import Descheduled, Loss, PreemptRequested, PushedCall, Resumed
+from runtime_model.events import (
+    Descheduled,
+    Executing,
+    Loss,
+    PreemptRequested,
+    PushedCall,
+    Resumed,
+)
+from runtime_model.executable import ExecutableCode, ExecutableTable
+from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime2 import G, M, P
 from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from emulator.linux.threads import Thread
     from emulator.registers import Registers
     from runtime_model.func_info import Frame, GoFunc
@@ -109,6 +123,9 @@ class Booted:
         linux.set_stdin(settings.stdin)
         loaded = execve.load(machine, binary.elf, settings.argv, settings.envp)
         self.base = loaded.base
+        self.user = ExecutableCode(binary, loaded.base)
+        self.text = Image((), (), ())  # nothing of the runtime is the model's
+        self.functions = ExecutableTable(binary, loaded.base)
         machine.events.identity = self.identity
         self._find = lru_cache(4096)(self._find_uncached)
         self._entered: dict[int, _Entered] = {}  # by goroutine, while it is preempted
@@ -127,21 +144,48 @@ class Booted:
             return None
         return G(self.memory, self.layout, address) if address else None
 
+    def getg_of(self, thread: Thread) -> int:
+        """The address of that g, 0 for none."""
+        g = self.getg(thread)
+        return 0 if g is None else g.address
+
+    def g(self, address: int) -> G:
+        """The view of a g."""
+        return G(self.memory, self.layout, address)
+
     def m(self, address: int) -> M:
         """The view of an m."""
         return M(self.memory, self.layout, address)
 
+    def p(self, address: int) -> P:
+        """The view of a p."""
+        return P(self.memory, self.layout, address)
+
+    def ms(self) -> Iterator[M]:
+        """The Ms of threads that have a g."""
+        for thread in self.machine.threads.values():
+            g = self.getg(thread)
+            if g is not None and g.m:
+                yield self.m(g.m)
+
     def identity(self, tid: int) -> tuple[int, int]:
-        """M and goroutine numbers of a thread; -1 where there is none, g0 and gsignal are 0."""
+        """M and goroutine numbers of a thread; both -1 without one, 0 for g0, -1 for gsignal."""
         g = self.getg(self.machine.threads[tid])
         try:
             if g is None or not g.m:
                 return -1, -1
-            m = self.m(g.m)
-            on_goroutine = g.address not in (m.g0, m.gsignal)
-            return m.id & 0x7FFF_FFFF, g.goid if on_goroutine else 0
+            return self.m(g.m).id & 0x7FFF_FFFF, self.number_of_g(g.address)
         except UnmappedError:
             return -1, -1
+
+    def number_of_g(self, address: int, memory: Memory | None = None) -> int:
+        """The goid of the g at an address, now or in memory of the past; 0 for g0, -1 gsignal."""
+        gp = G(memory or self.memory, self.layout, address)
+        if gp.m:
+            mp = M(gp.memory, self.layout, gp.m)
+            if address in (mp.g0, mp.gsignal):
+                return 0 if address == mp.g0 else -1
+        return gp.goid
 
     # Functions.
 
@@ -163,15 +207,6 @@ class Booted:
         function = self.findfunc(pc)
         return () if function is None else function.frames(pc - self.base)
 
-    def text(self, pc: int) -> str:
-        """The instruction at a PC, in Intel's syntax."""
-        region = self.memory.find(pc)
-        if region is None:
-            return ""
-        code = self.memory.read(pc, min(16, region.end - pc))
-        found = disassemble(code, pc, 1)
-        return found[0].text if found else ""
-
     def callers(self, thread: Thread) -> list[int]:
         """Return PCs along saved frame pointers (RBP), the innermost first: Go keeps them."""
         found: list[int] = []
@@ -189,18 +224,84 @@ class Booted:
             pass
         return found
 
+    # What is asked for.
+
+    def request_preemption(self, thread: Thread, why: str) -> None:
+        """What preemptone does of the P that a thread runs (proc.go), and the signal."""
+        gp = self.getg(thread)
+        assert gp is not None
+        pp = self.p(self.m(gp.m).p)
+        gp.preempt, gp.stackguard0, pp.preempt = 1, stackPreempt, 1
+        linux = self.machine.linux
+        self.machine.events.emit(
+            PreemptRequested(
+                p=pp.id,
+                target_m=self.m(gp.m).id,
+                target_g=gp.goid,
+                why=why,
+                asynchronous=True,
+            )
+        )
+        info = SigInfo(SIGURG, SI_TKILL, linux.pid, linux.uid)
+        signals.send(linux, info, thread, None)
+
     # What happens.
 
     def _watch(self) -> None:
         machine = self.machine
         machine.events.subscribe(self._signal)
-        for name, reached in (
-            ("runtime.asyncPreempt", self._asyncPreempt),
-            ("runtime.gopreempt_m", self._gopreempt_m),
-        ):
+        inlined = self.address("runtime.gopreempt_m") is None
+        self._at("runtime.asyncPreempt", self._asyncPreempt)
+        if inlined:
+            self._at("runtime.goschedImpl", self._goschedImpl)
+        else:
+            self._at("runtime.gopreempt_m", self._gopreempt_m)
+
+    def _at(self, name: str, reached: Callable[[Thread], None]) -> None:
+        address = self.address(name)
+        if address is not None:
+            self.machine.add_breakpoint(address, reached)
+
+    def follow_scheduler(self) -> None:
+        """Tells from now on what runs where: each Executing and Descheduled; now all that do."""
+        machine = self.machine
+        for name in ("runtime.gopreempt_m", "runtime.goschedImpl"):
             address = self.address(name)
-            if address is not None:
-                machine.add_breakpoint(address, reached)
+            if address in machine.breakpoints:
+                machine.remove_breakpoint(address)
+        self._at("runtime.execute", self._execute)
+        for name, why in (
+            ("runtime.goschedImpl", "yielded"),
+            ("runtime.goyield_m", "yielded"),
+            ("runtime.preemptPark", "preempted"),
+            ("runtime.park_m", "parked"),
+            ("runtime.goexit0", "exited"),
+        ):
+            self._at(name, partial(self._left, why))
+        for tid, thread in machine.threads.items():
+            g = self.getg(thread)
+            mp = self.m(g.m) if g is not None and g.m else None
+            if mp is not None and mp.curg and mp.p:
+                goid, pp = self.g(mp.curg).goid, self.p(mp.p)
+                machine.events.emit(Executing(tid=tid, goid=goid, p=pp.id))
+
+    def _execute(self, thread: Thread) -> None:
+        """At execute(gp, inheritTime): the M has its P already."""
+        gp, g = self.argument_g(thread), self.getg(thread)
+        pp = self.m(g.m).p if g is not None else 0
+        number = self.p(pp).id if pp else 0
+        self.machine.events.emit(Executing(tid=thread.tid, goid=gp.goid, p=number))
+
+    def _left(self, why: str, thread: Thread) -> None:
+        """At a function that takes the goroutine off its M; its argument is the g."""
+        gp, g = self.argument_g(thread), self.getg(thread)
+        if why == "yielded" and (gp.asyncSafePoint or gp.preempt):
+            why = "preempted" if gp.asyncSafePoint else "cooperative"
+        pp = self.m(g.m).p if g is not None else 0
+        number = self.p(pp).id if pp else 0
+        self.machine.events.emit(
+            Descheduled(tid=thread.tid, pc=gp.sched_pc, goid=gp.goid, p=number, why=why)
+        )
 
     @cached_property
     def asyncPreempt(self) -> tuple[list[int], list[int]]:
@@ -303,6 +404,11 @@ class Booted:
                 losses=losses,
             )
         )
+
+    def _goschedImpl(self, thread: Thread) -> None:
+        """Where gopreempt_m is inlined, the second argument, preempted, is in RBX."""
+        if thread.registers["RBX"] & 1:
+            self._gopreempt_m(thread)
 
     def _gopreempt_m(self, thread: Thread) -> None:
         gp = self.argument_g(thread)

@@ -120,6 +120,13 @@ class Runtime:
         """The p at an address."""
         return P(self.memory, self.layout, address)
 
+    def ms(self) -> Iterator[M]:
+        """All Ms."""
+        address = self.memory.u64(self.allm)
+        while address:
+            yield (mp := self.m(address))
+            address = mp.alllink
+
     # The current thread: the one whose machine code called into Python.
 
     @property

@@ -12,22 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from test_booted import program
 from toolchains import versions
 
-from emulator.events import Event, Executed, FrameBuilt
+from emulator.events import FrameBuilt
 from pushcall import run as running
-from pushcall.booted_trace import BootedTrace
+from pushcall.booted_trace import Wanted, record
 from pushcall.program import Options, load
 from runtime_model.booted import Booted, Settings
-from runtime_model.events import Entered, Executing, PreemptRequested, StatusChanged
+from runtime_model.events import Entered, Executing, PreemptRequested, Resumed, StatusChanged
 from runtime_model.moduledata import GoBinary
-
-if TYPE_CHECKING:
-    from runtime_model.runtime2 import G
+from runtime_model.runtime2 import G
 
 EXAMPLE = Path(__file__).parents[2] / "examples/golang_nuts.s"
 
@@ -37,6 +34,7 @@ MODELS_OWN = {
     "sigreturn__sigaction": "runtime.sigreturn__sigaction",
     "asyncPreempt2_func1": "runtime.asyncPreempt2.func1",
 }
+BEFORE_1_21 = {"sigreturn__sigaction": "runtime.sigreturn"}
 # Assembly that the compiler's frames do not name: setg is written out in Go's sigtramp path.
 NOT_A_FUNCTION = {"setg"}
 
@@ -53,6 +51,7 @@ def models(version: str) -> Path_:
     options = Options(go=version, goroutines=4, procs=2, defines=("LOOPS=3000000",))
     _, out = running.run(load(EXAMPLE, options))
     path, goid = Path_(), 0
+    own = MODELS_OWN | ({} if int(version.split(".")[1]) > 20 else BEFORE_1_21)
     events = iter(out.path)
     for event in events:
         if isinstance(event, PreemptRequested):
@@ -67,51 +66,35 @@ def models(version: str) -> Path_:
             name = event.function
             away = away and name != "execute"
             if not away and not name.startswith("main."):
-                path.functions.append(MODELS_OWN.get(name, f"runtime.{name}"))
+                path.functions.append(own.get(name, f"runtime.{name}"))
         elif isinstance(event, StatusChanged) and event.goid == goid:
             path.statuses.append((event.old, event.new))
     return path
 
 
-class Stepped:
-    """Collects the path of a booted executable's first preemption while it is single-stepped."""
-
-    def __init__(self, booted: Booted) -> None:
-        self.booted = booted
-        self.path = Path_()
-        self.trace = BootedTrace(booted, 1, lambda _: None)
-        self._g: G | None = None
-        self._status = -1
-        self._frames: dict[int, set[str]] = {}  # by thread: the functions of its last instruction
-        booted.machine.events.subscribe(self.listen)
-
-    def listen(self, event: Event) -> None:
-        if event.tid != self.trace.tid:
-            return
-        if isinstance(event, FrameBuilt) and self._g is None:
-            self._g = self.booted.getg(self.booted.machine.threads[event.tid])
-            assert self._g is not None
-            self._status = self._g.atomicstatus
-        elif isinstance(event, Executed) and self._g is not None:
-            self._step(event, self._g)
-
-    def _step(self, event: Executed, g: G) -> None:
-        status = g.atomicstatus
-        if status != self._status:
-            self.path.statuses.append((self._status, status))
-            self._status = status
-        names = [frame.function for frame in reversed(self.booted.frames(event.pc))]
-        before = self._frames.get(event.tid, set())
-        self.path.functions += [name for name in names if name not in before]
-        self._frames[event.tid] = set(names)
-
-
 def real(version: str) -> Path_:
+    """Of the executable's first preemption, from its signal's arrival on, as it was recorded."""
+    path = Path_()
+    frames: dict[int, set[str]] = {}  # by thread: the functions of its last instruction
     with GoBinary(program(version, "nuts", "-gcflags=-N")) as binary:
-        booted = Booted(binary, Settings((b"nuts",)))
-        stepped = Stepped(booted)
-        assert stepped.trace.run() == 0
-    return stepped.path
+        run = record(binary, Settings((b"nuts",)), Wanted())
+        booted = run.rt
+        assert isinstance(booted, Booted)
+        first = next(m.step for m in run.events if isinstance(m.event, FrameBuilt))
+        last = next(m.step for m in run.events if isinstance(m.event, Resumed))
+        goid = next(m.event.goid for m in run.events if isinstance(m.event, Resumed))
+        address = run.goroutines[goid]
+        status = G(run.memory(first), booted.layout, address).atomicstatus
+        for step in range(first, last + 1):
+            now = G(run.memory(step), booted.layout, address).atomicstatus
+            if now != status:
+                path.statuses.append((status, now))
+                status = now
+            names = [frame.function for frame in reversed(booted.frames(run.pc(step)))]
+            tid = run.who(step).tid
+            path.functions += [name for name in names if name not in frames.get(tid, set())]
+            frames[tid] = set(names)
+    return path
 
 
 @pytest.mark.parametrize("version", versions())
