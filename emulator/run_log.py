@@ -42,7 +42,7 @@ class Marked:
 class RunLog:
     """Records a machine from `start` to `stop`; what it has may be asked for after that.
 
-    elsewhere: which events are kept while no followed thread runs.
+    elsewhere: which events are kept of threads that are not followed.
     """
 
     history: History
@@ -97,7 +97,7 @@ class RunLog:
 
     def _pause(self) -> None:
         self._recorder.stop()
-        self._paused_at = self._machine.instructions
+        self._paused_at, self._back = self._machine.instructions, None
         self._paused = {
             region.start: bytes(region.view)
             for region in self._machine.memory.regions
@@ -120,6 +120,8 @@ class RunLog:
             running = self._machine.scheduler.current
             tid = -1 if running is None else running.tid
             self._machine.events.emit(Unrecorded(tid=tid, instructions=count))
+            if self._back is not None:  # what a followed thread has done since then comes behind
+                self._events.insert(self._back, self._events.pop())
 
     def stop(self) -> None:
         """Ends the recording, and makes the run's past accessible."""
@@ -210,5 +212,9 @@ class RunLog:
             self._behind[place] = registers.copy()
 
     def _listen(self, event: Event) -> None:
-        if self._paused is None or self._elsewhere(event):
-            self._events.append((self._recorder.position, event))
+        followed = self._followed is None or event.tid in self._followed
+        if not followed and not self._elsewhere(event):
+            return
+        if followed and self._paused is not None and self._back is None:
+            self._back = len(self._events)
+        self._events.append((self._recorder.position, event))

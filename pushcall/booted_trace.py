@@ -237,7 +237,7 @@ class _Window:
     def _listen(self, event: Event) -> None:
         if isinstance(event, PreemptRequested) and not self._goid:
             self._goid = event.target_g
-        elif isinstance(event, FrameBuilt):
+        elif isinstance(event, FrameBuilt) and not self._pushed:
             if event.tid == self.target.tid and event.signal == SIGURG:
                 self._follow(self.target.tid)  # the sender's part is over
         elif isinstance(event, PushedCall):

@@ -47,7 +47,8 @@ def fields(run: RecordedRun, step: int, goid: int | None = None) -> list[Field]:
     """The fields of the goroutine that a thread has at a step, or of another; its M; that M's P."""
     rt, memory = run.rt, run.memory(step)
     who = run.who(step)
-    g = run.goroutines.get(who.g if goid is None else goid, 0)
+    goid = who.g if goid is None else goid
+    g = run.goroutines.get(goid, 0)
     m = G(memory, rt.layout, g).m if g else _m(rt, who.m)
     found = _of(rt, memory, "g", f"G{goid}", g) if g else []
     if m:

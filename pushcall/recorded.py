@@ -94,6 +94,8 @@ class RecordedRun:
                 or (isinstance(m.event, StackChecked) and m.event.preempt)
             }
         )
+        pushed = [m.event for m in self.events if isinstance(m.event, PushedCall)]
+        self.pushed = {(event.rsp_after, event.resume) for event in pushed}
         self._frames = self._signal_frames()
 
     def __len__(self) -> int:

@@ -118,6 +118,8 @@ def meaning(run: RecordedRun, address: int, value: int, writer: Writer | None) -
         if value == int.from_bytes(STACK_POISON * 8, "little"):
             return "poison: anybody's"
         return "written by the kernel or the runtime"
+    if (address, value) in run.pushed:  # by Go's own code for sigctxt.pushCall
+        return _code(run, value, "pushed PC")
     pc = run.pc(writer.step)
     found = instruction(run.rt, pc)
     at = place(run.rt, pc)

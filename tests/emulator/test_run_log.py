@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import small_computer as computers
 
+from emulator.events import Unrecorded
 from emulator.history import LINE
 from emulator.memory import PAGE, Prot, UnmappedError
 from emulator.run_log import RunLog
@@ -94,3 +95,50 @@ def test_memory_of_the_past_cannot_be_written() -> None:
     log = acted(lambda _: None)
     with pytest.raises(TypeError):
         log.history.at(0).put_u64(computers.DATA, 1)
+
+
+def two_threads(*, follow_one: bool) -> tuple[RunLog, int]:
+    """Two threads that add to the same words by turns."""
+    loop = "again: inc qword ptr [rax]; add qword ptr [rax + 4092], rcx; dec rcx; jnz again;"
+    one = f"mov rax, {computers.DATA}; mov ecx, 40; {loop} {computers.exits('0')}"
+    other = (
+        f"mov rax, {computers.DATA}; mov ecx, 200; {loop} {computers.syscall(computers.EXIT, 0)}"
+    )
+    machine = computers.computer({computers.CODE: one, computers.OTHER: other}, slice_ns=7)
+    first = computers.start(machine)
+    computers.start(machine, computers.OTHER)
+    log = RunLog(machine)
+    log.start()
+    if follow_one:
+        log.follow({first.tid})
+    machine.run()
+    log.stop()
+    return log, first.tid
+
+
+def test_of_a_followed_thread_every_step_is_as_in_the_whole_run() -> None:
+    whole, tid = two_threads(follow_one=False)
+    part, _ = two_threads(follow_one=True)
+    ends = [start for start, _ in whole.threads()[1:]] + [len(whole.recording)]
+    mine = [
+        step
+        for (start, who), end in zip(whole.threads(), ends, strict=True)
+        if who == tid
+        for step in range(start, end)
+    ]
+    assert len(part.recording) == len(mine) > 160
+    assert part.threads() == [(0, tid)]
+    for number, step in enumerate(mine):
+        assert part.recording.registers(number) == whole.recording.registers(step)
+        now = part.history.at(part.recording.records(number)).read(computers.DATA, 2 * PAGE)
+        assert now == whole.history.at(whole.recording.records(step)).read(computers.DATA, 2 * PAGE)
+
+
+def test_what_others_wrote_is_nobodys_instruction_and_told() -> None:
+    log, _ = two_threads(follow_one=True)
+    told = [marked for marked in log.events if isinstance(marked.event, Unrecorded)]
+    assert len(told) > 5
+    assert all(marked.event.instructions > 0 for marked in told)
+    change = log.history.last_change(log.recording.records(told[3].step), computers.DATA)
+    assert change is not None
+    assert not change.by_instruction

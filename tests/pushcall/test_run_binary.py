@@ -81,5 +81,7 @@ def test_check_and_trace_tell_executables_from_snippets() -> None:
     assert "--function is for executables" in message("check", add, "--function", "f")
     assert "--preemption is for executables" in message("trace", add, "--preemption", "1")
     assert "name the function to check" in message("check", sys.executable)
-    assert "ask for it with --plain" in message("trace", sys.executable)
+    assert "not a Go program" in message("trace", sys.executable, "--plain")
+    assert "--every is for snippets" in message("trace", sys.executable, "--plain", "--every", "5")
+    assert "--arg is for executables" in message("check", add, "--arg", "5")
     assert "not a Go program" in message("check", sys.executable, "--function", "f")
