@@ -29,7 +29,7 @@ from emulator.linux.threads import Thread, ThreadState
 from emulator.memory import Memory, Prot, UnmappedError
 from emulator.observer import Debugger, InstructionTimer, Observer, ThreadLog, TimeStamped
 from emulator.registers import SIZE, Registers
-from emulator.snapshot import Snapshot, restore_memory, save_memory
+from emulator.snapshot import MachineState, Snapshot, restore_memory, save_memory
 
 if TYPE_CHECKING:
     from emulator.cpu import Cpu
@@ -269,19 +269,17 @@ class Machine:
             thread.state, thread.wait, thread.wake_at, thread.break_passed = waiting
             self._running = running
 
-    def snapshot(self) -> Snapshot:
-        """A copy of all that a run can change: writable memory, threads, kernel, counters."""
+    def state(self) -> MachineState:
+        """A copy of all that a run can change, but for memory."""
         if self._live is not None:
             self._sync(self._live)
         current = self.scheduler.current
         tid = None if current is None else current.tid
-        return Snapshot(
-            save_memory(self.memory),
-            self.linux.save(),
-            self.scheduler.save(),
-            self.instructions,
-            tid,
-        )
+        return MachineState(self.linux.save(), self.scheduler.save(), self.instructions, tid)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all that a run can change: writable memory, threads, kernel, counters."""
+        return Snapshot(save_memory(self.memory), self.state())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot of this machine, or of one with the same memory map and gates.
@@ -291,10 +289,14 @@ class Machine:
         if self._active:
             raise RuntimeError("a machine that runs cannot be restored: stop it first")
         restore_memory(self.memory, self.cpu, snapshot.regions)
-        self.linux.restore(snapshot.process)
-        self.scheduler.restore(snapshot.slices)
-        self.instructions = snapshot.instructions
-        tid = snapshot.current
+        self.set_state(snapshot.state)
+
+    def set_state(self, state: MachineState) -> None:
+        """Has all as in that state but memory, which somebody else has brought back."""
+        self.linux.restore(state.process)
+        self.scheduler.restore(state.slices)
+        self.instructions = state.instructions
+        tid = state.current
         self.scheduler.current = self._running = None if tid is None else self.threads[tid]
         self._live = None
         self._idle = 0

@@ -15,14 +15,21 @@ Content = tuple[tuple[str, int, Prot, bytes], ...]  # name, start, protection, b
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Writable memory, the kernel's state, what later slices depend on, counters."""
+class MachineState:
+    """The kernel's state, what later slices depend on, counters, and whose turn it is."""
 
-    regions: Content
     process: ProcessState
     slices: tuple[int, object]
     instructions: int
     current: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Writable memory, and all else that a run can change."""
+
+    regions: Content
+    state: MachineState
 
 
 def save_memory(memory: Memory) -> Content:

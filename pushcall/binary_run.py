@@ -5,22 +5,26 @@ The program's own output goes where ours goes, as it comes; the report follows o
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import Event, SignalSent, SystemCall
-from emulator.fault import GuestStopped
+from emulator.fault import BudgetExhausted, GuestStopped
 from pushcall import gdb_server
 from pushcall.event_json import event_json
+from pushcall.instruction_stop import InstructionStop
 from pushcall.text import loss_text, milliseconds
 from runtime_model.booted import Booted, Settings
 from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
     from socket import socket
 
+    from pushcall.saved_run import SavedRun
     from runtime_model.moduledata import GoBinary
 
 SHOWN: Final = 20  # preemptions in the text
@@ -59,9 +63,24 @@ class Preemption:
         )
 
 
+@dataclass(kw_only=True)
+class Report:
+    """What is known of a run from its events, so far."""
+
+    requests: int = 0
+    signals: int = 0
+    cooperative: int = 0
+    resumed: int = 0
+    losses: list[Resumed] = field(default_factory=list)
+    preempted: list[Preemption] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)  # system calls by name
+    missing: list[str] = field(default_factory=list)  # those answered with ENOSYS, with their place
+    asked: dict[int, str] = field(default_factory=dict)  # who asked last, by target M
+
+
 @dataclass
-class BinaryOutcome:
-    """What the run of an executable was. `exit` is its status, None where it died."""
+class BinaryOutcome(Report):
+    """What the run of an executable was. `exit` is its status, None where it did not end."""
 
     go: str
     engine: str
@@ -72,23 +91,18 @@ class BinaryOutcome:
     instructions: int = 0
     time: int = 0
     threads: int = 0
-    requests: int = 0
-    signals: int = 0
-    cooperative: int = 0
-    resumed: int = 0
-    losses: list[Resumed] = field(default_factory=list)
-    preempted: list[Preemption] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)  # system calls by name
-    missing: list[str] = field(default_factory=list)  # those answered with ENOSYS, with their place
+    saved: str = ""  # the file that the run goes on from
+    unsaved: str = ""  # why there is none, though one was wanted
     output: dict[int, bytes] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     @property
     def status(self) -> int:
-        """0 it ended well, 1 with another status or not at all, 130 interrupted."""
+        """0 it ended well or was saved as asked, 1 otherwise, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 0 if self.exit == 0 and not self.losses else 1
+        ended = self.exit == 0 if not self.saved else not self.died
+        return 0 if ended and not self.losses and not self.unsaved else 1
 
     def lines(self) -> Iterable[str]:
         """The report; styles as in show.py."""
@@ -123,6 +137,10 @@ class BinaryOutcome:
             yield "+ exit status 0"
         if self.interrupted:
             yield "! interrupted: this is what is known so far"
+        if self.unsaved:
+            yield f"! nothing was saved: {self.unsaved}"
+        if self.saved:
+            yield f"goes on with: {shlex.join(['pushcall', 'run', self.saved])}"
         yield f"again: {self.repeat}"
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +152,7 @@ class BinaryOutcome:
             "repeat": self.repeat,
             "exit": {
                 "status": self.exit,
-                "how": "interrupted" if self.interrupted else self.died or "exit",
+                "how": "interrupted" if self.interrupted else self.died or self._how(),
             },
             "instructions": self.instructions,
             "time_ns": self.time,
@@ -151,9 +169,14 @@ class BinaryOutcome:
             "stdout": self.output.get(1, b"").decode("utf-8", "replace"),
             "stderr": self.output.get(2, b"").decode("utf-8", "replace"),
         }
+        if self.saved or self.unsaved:
+            document["saved"] = self.saved or None
         if self.events:
             document["events"] = [event_json(event) for event in self.events]
         return document
+
+    def _how(self) -> str:
+        return "saved" if self.saved else "exit"
 
 
 class _Collector:
@@ -162,7 +185,6 @@ class _Collector:
         self.out = out
         self.keep = keep
         self.strace = strace
-        self._asked: dict[int, str] = {}  # by target M
 
     def listen(self, event: Event) -> None:
         out = self.out
@@ -180,12 +202,12 @@ class _Collector:
                     self.strace(event)
             case PreemptRequested():
                 out.requests += 1
-                self._asked[event.target_m] = event.why
+                out.asked[event.target_m] = event.why
             case SignalSent(signal=23):
                 out.signals += 1
             case PushedCall():
                 function, source = self._place(event.resume)
-                why = self._asked.get(event.m, "nobody")
+                why = out.asked.get(event.m, "nobody")
                 found = Preemption(
                     len(out.preempted) + 1,
                     event.time,
@@ -211,6 +233,14 @@ class _Collector:
         return frames[0].function, f"{frames[0].file.rpartition('/')[2]}:{frames[0].line}"
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Where a run is saved: `file`, after so many instructions, or where it is interrupted."""
+
+    file: Path
+    at: int | None = None
+
+
 def run_binary(
     binary: GoBinary,
     settings: Settings,
@@ -220,29 +250,53 @@ def run_binary(
     keep_events: bool = False,
     strace: Any = None,
     gdb: socket | None = None,
+    pause: Pause | None = None,
+    begun: SavedRun | None = None,
 ) -> tuple[Booted, BinaryOutcome]:
-    """Boots an executable and runs it to its end.
+    """Boots an executable and runs it to its end, or to where it is saved.
 
     `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. With a
-    socket for `gdb` nothing runs before gdb has connected there. Ctrl-C ends the run with what is
-    known so far.
+    socket for `gdb` nothing runs before gdb has connected there. A run that has `begun` goes on
+    from there. Ctrl-C ends the run with what is known so far.
     """
     booted = Booted(binary, settings)
     machine = booted.machine
-    machine.linux.sink = sink
     out = BinaryOutcome(str(binary.version), machine.cpu.name, shlex.join(repeat))
+    if begun is not None:
+        begun.restore(booted, out)
+    machine.linux.sink = sink
     machine.events.subscribe(_Collector(booted, out, keep_events, strace).listen)
+    stop = InstructionStop(machine, None if pause is None else pause.at)
     try:
-        out.exit = machine.run() if gdb is None else gdb_server.run(booted, gdb)
+        with stop.installed() if pause is not None else contextlib.nullcontext():
+            out.exit = machine.run() if gdb is None else gdb_server.run(booted, gdb)
+        out.interrupted = stop.interrupted
     except GuestStopped as stopped:
         out.died = describe(booted, stopped)
+        if pause is not None and isinstance(stopped, BudgetExhausted):
+            stop.reached = True
     except KeyboardInterrupt:
         out.interrupted = True
     out.instructions = machine.instructions
     out.time = machine.now
     out.threads = len(machine.threads)
     out.output = {fd: bytes(data) for fd, data in machine.linux.output.items()}
+    if pause is not None:
+        _save(booted, settings, out, pause, reached=stop.reached)
     return booted, out
+
+
+def _save(
+    booted: Booted, settings: Settings, out: BinaryOutcome, pause: Pause, *, reached: bool
+) -> None:
+    from pushcall import saved_run
+
+    if reached:
+        saved_run.save(pause.file, booted, settings, out)
+        out.saved = str(pause.file)
+    else:
+        ended = "the program died" if out.exit is None else "the program ended"
+        out.unsaved = f"{ended} after {out.instructions} instructions"
 
 
 def describe(booted: Booted, stopped: GuestStopped) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shlex
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from runtime_model.moduledata import GoBinary
 
 _ELF_MAGIC: Final = b"\x7fELF"
+SAVED_MAGIC: Final = b"pushcall saved run\n"
 _LARGEST_FILE: Final = 1 << 30  # bytes that are handed to the guest
 
 _GUEST: Final = (
@@ -54,20 +56,27 @@ _RUN: Final = (
         metavar="PORT",
         help="Let gdb control an executable, on this port of this host; 0 for any.",
     ),
+    click.option(
+        "--save",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Of an executable: stop after --at N instructions, or where Ctrl-C or --budget stop "
+        "it, and write FILE, which `pushcall run FILE` goes on from.",
+    ),
 )
 _SNIPPETS_OWN: Final = (
-    "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at", "at_pc",
+    "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at_pc",
     "random_seed", "never", "schedule", "goroutines", "procs", "stack", "max_stack", "expect",
     "engine", "cpu",
 )  # fmt: skip
 _CALLS_TOO: Final = ("engine", "cpu")  # of a snippet, and with --quick of a call
 _SPELLED: Final = {
     "defines": "-D", "include_dirs": "-I", "random_seed": "--random", "files": "--file",
-    "args": "--arg",
+    "args": "--arg", "as_json": "--json",
 }  # fmt: skip
 _GUESTS_OWN: Final = (
-    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "gdb", "function", "preemption",
-    "quick", "args", "calls",
+    "stdin", "env", "files", "ncpu", "seed", "strace", "enosys", "gdb", "save", "function",
+    "preemption", "quick", "args", "calls",
 )  # fmt: skip
 
 
@@ -87,14 +96,24 @@ def run_only(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_elf(path: Path) -> bool:
     """Whether a file begins as ELF files do; what cannot be read is for others to refuse."""
+    return _begins(path, _ELF_MAGIC)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a file begins as saved runs do."""
+    return _begins(path, SAVED_MAGIC)
+
+
+def _begins(path: Path, magic: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(4) == _ELF_MAGIC
+            return file.read(len(magic)) == magic
     except OSError:
         return False
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """An option as users spell it."""
     return _SPELLED.get(name, f"--{name.replace('_', '-')}")
 
 
@@ -111,7 +130,7 @@ def refuse_guest_options(arguments: tuple[str, ...], given: dict[str, Any]) -> N
         raise UsageError(f"a snippet takes no arguments: {' '.join(arguments)}")
     for name in _GUESTS_OWN:
         if _is_given(given.get(name)):
-            raise UsageError(f"{_option(name)} is for executables, and this is a snippet")
+            raise UsageError(f"{option_name(name)} is for executables, and this is a snippet")
 
 
 @contextlib.contextmanager
@@ -141,8 +160,8 @@ def opened(file: Path, go: str | None) -> Iterator[GoBinary]:
 def run_elf(
     file: Path, arguments: tuple[str, ...], *, as_json: bool, events: bool, given: dict[str, Any]
 ) -> int:
-    """Boots the executable and runs it; the exit status of the command."""
-    from pushcall import gdb_server
+    """Boots the executable, or goes on with a saved run of one; the command's exit status."""
+    from pushcall import gdb_server, saved_cli
     from pushcall.binary_run import run_binary, strace_line
     from pushcall.show import show
 
@@ -154,12 +173,20 @@ def run_elf(
     def strace(event: SystemCall) -> None:
         click.echo(strace_line(event), err=True)
 
-    settings = _settings(file, arguments, given)
+    begun = saved_cli.saved(file)
+    if begun is None:
+        settings = _settings(file, arguments, given)
+    else:
+        settings = dataclasses.replace(begun.settings, budget=given["budget"])
+    pause = saved_cli.pause(given)
     with contextlib.ExitStack() as stack:
         gdb = None
         if given["gdb"] is not None:
             gdb = stack.enter_context(gdb_server.listen(given["gdb"]))
-        binary = stack.enter_context(opened(file, given["go"]))
+        if begun is None:
+            binary = stack.enter_context(opened(file, given["go"]))
+        else:
+            binary = stack.enter_context(opened(begun.binary, begun.go))
         _, out = run_binary(
             binary,
             settings,
@@ -168,6 +195,8 @@ def run_elf(
             keep_events=events and as_json,
             strace=strace if given["strace"] else None,
             gdb=gdb,
+            pause=pause,
+            begun=begun,
         )
     if as_json:
         click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
@@ -198,7 +227,7 @@ def check_elf(
     else:
         for name in ("args", "calls"):
             if given[name]:
-                raise UsageError(f"{_option(name)} goes with --quick, which calls the function")
+                raise UsageError(f"{option_name(name)} goes with --quick, which calls the function")
         with opened(file, given["go"]) as binary, progress("boundaries") as report:
             result = check_function(
                 binary, settings, given["function"], points=points, jobs=jobs, progress=report
@@ -226,7 +255,9 @@ def _check_quickly(
         raise UsageError(f"--quick does not run the program: it takes no {' '.join(arguments)}")
     for name in ("stdin", "env", "files", "ncpu", "strace", "enosys"):
         if given[name] not in (None, False, ()):
-            raise UsageError(f"{_option(name)} is for the whole program, and --quick runs a part")
+            raise UsageError(
+                f"{option_name(name)} is for the whole program, and --quick runs a part"
+            )
     with opened(file, given["go"]) as binary, bar("boundaries") as report:
         return quick_check(
             file,
@@ -274,7 +305,7 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
 
     for name in _SNIPPETS_OWN:
         if _is_given(given.get(name)) and not (given.get("quick") and name in _CALLS_TOO):
-            raise UsageError(f"{_option(name)} is for snippets, and {file} is an executable")
+            raise UsageError(f"{option_name(name)} is for snippets, and {file} is an executable")
     argv = tuple(text.encode("utf-8", "surrogateescape") for text in (file.name, *arguments))
     for text in given["env"]:
         if "=" not in text[1:]:
@@ -336,11 +367,13 @@ def _repeat(
         "calls",
         "engine",
         "cpu",
+        "save",
+        "at",
     ):
         if given.get(name) is not None:
-            command += [_option(name), str(given[name])]
+            command += [option_name(name), str(given[name])]
     for name in ("env", "files", "args"):
         for text in given.get(name, ()):
-            command += [_option(name), text]
-    command += [_option(name) for name in ("enosys", "quick") if given.get(name)]
+            command += [option_name(name), text]
+    command += [option_name(name) for name in ("enosys", "quick") if given.get(name)]
     return [*command, *more, *(["--", *arguments] if arguments else [])]

@@ -21,6 +21,7 @@ from pushcall.boot_cli import (
     check_elf,
     guest,
     is_elf,
+    is_saved,
     refuse_guest_options,
     run_elf,
     run_only,
@@ -83,7 +84,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     pushcall run examples/golang_nuts.s -D LOOPS=100000000 --engine native --signals real
     pushcall run ./server --ncpu 2 --seed 7 -- -listen none
     """  # noqa: D301  # \b is click's
-    if is_elf(file):
+    if is_elf(file) or is_saved(file):
         return run_elf(file, arguments, as_json=as_json, events=events, given=given)
     refuse_guest_options(arguments, given)
     if given["signals"] == REAL:

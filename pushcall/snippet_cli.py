@@ -135,7 +135,11 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="N",
                 help="Preempt after every N instructions of the program.",
             ),
-            click.option("--at", metavar="N,N,…", help="Preempt at these instruction numbers."),
+            click.option(
+                "--at",
+                metavar="N,N,…",
+                help="Preempt at these instruction numbers; of an executable: where to --save.",
+            ),
             click.option(
                 "--at-pc", metavar="SYM+OFF", help="Preempt each time that PC is reached."
             ),

@@ -26,6 +26,7 @@ from emulator.linux import execve, signals
 from emulator.linux.signal_abi import SI_TKILL, SigInfo
 from emulator.machine import Machine
 from emulator.memory import Memory, UnmappedError
+from emulator.registers import Registers  # noqa: TC001  # who saves Entered resolves it
 from emulator.unicorn_cpu import UnicornCpu
 from runtime_model import layout
 from runtime_model.events import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from emulator.linux.threads import Thread
-    from emulator.registers import Registers
     from runtime_model.func_info import Frame, GoFunc
     from runtime_model.moduledata import GoBinary
 
@@ -90,7 +90,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entered:
+class Entered:
     """What asyncPreempt has to preserve: the state at its first instruction, and on which M."""
 
     registers: Registers
@@ -128,7 +128,7 @@ class Booted:
         self.functions = ExecutableTable(binary, loaded.base)
         machine.events.identity = self.identity
         self._find = lru_cache(4096)(self._find_uncached)
-        self._entered: dict[int, _Entered] = {}  # by goroutine, while it is preempted
+        self.entered: dict[int, Entered] = {}  # by goroutine, while it is preempted
         self._watch()
 
     # Views.
@@ -351,16 +351,20 @@ class Booted:
             )
         )
 
-    def _asyncPreempt(self, thread: Thread) -> None:
+    def watch_returns(self) -> None:
+        """Has asyncPreempt's RETs looked at; called when the first goroutine is in it."""
         for address in self.asyncPreempt[0]:
             if address not in self.machine.breakpoints:
                 self.machine.add_breakpoint(address, self._resumed)
+
+    def _asyncPreempt(self, thread: Thread) -> None:
+        self.watch_returns()
         rsp = thread.registers["RSP"]
         resume = self.memory.u64(rsp)
         m, goid = self.identity(thread.tid)
         g = self.getg(thread)
         above = self.memory.read(rsp, g.stack_hi - rsp) if g is not None else b""
-        self._entered[goid] = _Entered(thread.registers.copy(), above, m)
+        self.entered[goid] = Entered(thread.registers.copy(), above, m)
         stack = tuple(self.memory.u64(rsp + 8 * i) for i in range(6))
         self.machine.events.emit(
             PushedCall(
@@ -381,7 +385,7 @@ class Booted:
         rsp = after["RSP"]
         pc = self.memory.u64(rsp)
         m, goid = self.identity(thread.tid)
-        entered = self._entered.pop(goid, None)
+        entered = self.entered.pop(goid, None)
         losses: list[Loss] = []
         if entered is not None:
             after["RIP"] = entered.registers["RIP"]

@@ -30,6 +30,9 @@ Sink = Callable[[int, bytes], None]  # file descriptor, data
 Tracer = Callable[[Thread, SigInfo], SigInfo | None]  # the signal to deliver, none, or HELD
 
 
+RandomState = tuple[int, tuple[int, ...], float | None]  # of random.Random
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessState:
     """A copy of everything that changes in a process; see Process.save."""
@@ -40,10 +43,11 @@ class ProcessState:
     futex_queue: tuple[int, ...]
     output: tuple[tuple[int, bytes], ...]
     files: dict[int, OpenFile]
-    random: tuple[object, ...]
+    random: RandomState
     next_tid: int
     mmap_next: int
     exit_status: int | None
+    need_resched: bool
 
 
 class Process:
@@ -142,6 +146,7 @@ class Process:
             next_tid=self.next_tid,
             mmap_next=self.mmap_next,
             exit_status=self.exit_status,
+            need_resched=self.need_resched,
         )
 
     def restore(self, state: ProcessState) -> None:
@@ -161,4 +166,4 @@ class Process:
         self.next_tid = state.next_tid
         self.mmap_next = state.mmap_next
         self.exit_status = state.exit_status
-        self.need_resched = False
+        self.need_resched = state.need_resched
