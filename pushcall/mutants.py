@@ -13,13 +13,14 @@ that `check` finds is a contradiction, and counts as `survived`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final
 
 from asm import go, rewrite
 from asm.source import Source
+from emulator.engines import UNICORN
 from emulator.memory import PAGE
 from pushcall import check as checking
 from pushcall.dataflow import differences
@@ -150,13 +151,14 @@ class Score:
 class Workshop:
     """A trampoline taken apart, and what its mutants are judged by."""
 
-    def __init__(self, trampoline: Trampoline, version: GoVersion) -> None:
+    def __init__(self, trampoline: Trampoline, version: GoVersion, engine: str = UNICORN) -> None:
         if not version.asynchronous:
             raise BadProgramError(f"Go {version} has no asyncPreempt to make mutants of")
         self.trampoline = trampoline
         self.version = version
+        self.engine = engine  # what the checks run on
         self.config = self._config(trampoline)
-        side = Side(self.config)
+        side = Side(replace(self.config, engine=UNICORN))
         rt = side.rt
         function, callee = rt.text.function(NAME), rt.text.function(CALLEE)
         if function is None or callee is None:
@@ -182,6 +184,7 @@ class Workshop:
             budget=None,
             trampoline=trampoline,
             stacks=STACKS,
+            engine=self.engine,
         )
 
     @cached_property
@@ -339,12 +342,12 @@ def score(
 _workshop: Workshop | None = None  # of a worker process
 
 
-def _start(trampoline: Trampoline, version: GoVersion) -> None:
+def _start(trampoline: Trampoline, version: GoVersion, engine: str) -> None:
     import signal  # the parent says when to stop
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _workshop  # noqa: PLW0603  # a worker process has one
-    _workshop = Workshop(trampoline, version)
+    _workshop = Workshop(trampoline, version, engine)
 
 
 def _judge(number: int, *, confirm: bool) -> Mutant:
@@ -356,6 +359,6 @@ def _in_processes(
     workshop: Workshop, chosen: list[int], jobs: int, *, confirm: bool
 ) -> Iterable[Mutant]:
     # Spawned: a fork would share the guests' memory, which is mapped shared.
-    arguments = (workshop.trampoline, workshop.version)
+    arguments = (workshop.trampoline, workshop.version, workshop.engine)
     with get_context("spawn").Pool(jobs, _start, arguments) as pool:  # its end ends the workers
         yield from pool.imap_unordered(partial(_judge, confirm=confirm), chosen, _SHARE)

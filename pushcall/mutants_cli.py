@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from emulator.engines import UNICORN
+from pushcall.snippet_cli import engine
+
 
 @click.command()
 @click.argument("trampoline", required=False, type=click.Path(path_type=Path))
@@ -20,10 +23,17 @@ import click
 @click.option(
     "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes to share the work."
 )
+@engine
 @click.option("--confirm", is_flag=True, help="Check even the mutants that are proven equivalent.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def mutants(
-    trampoline: Path | None, go: str | None, syntax: str, jobs: int, confirm: bool, as_json: bool
+    trampoline: Path | None,
+    go: str | None,
+    syntax: str,
+    jobs: int,
+    engine: str | None,
+    confirm: bool,
+    as_json: bool,
 ) -> int:
     """Make every single fault of TRAMPOLINE and see whether `check` finds it.
 
@@ -33,6 +43,7 @@ def mutants(
     \b
     pushcall mutants --go 1.22
     pushcall mutants my_asyncPreempt.s --go 1.27 --jobs 2
+    pushcall mutants --go 1.27 --engine native
     """  # noqa: D301  # \b is click's
     from pushcall.mutants import Workshop, score
     from pushcall.program import read_source
@@ -42,7 +53,8 @@ def mutants(
     from runtime_model.version import DEFAULT, GoVersion
 
     source = read_source(trampoline) if trampoline is not None else None
-    workshop = Workshop(Trampoline(source, syntax), go_version(go) or GoVersion(*DEFAULT))
+    version = go_version(go) or GoVersion(*DEFAULT)
+    workshop = Workshop(Trampoline(source, syntax), version, engine or UNICORN)
     with progress("mutants", len(workshop.mutations)) as report:
         result = score(workshop, jobs=jobs, confirm=confirm, progress=report)
     if as_json:

@@ -1,12 +1,15 @@
 """Every mutant of both families' trampolines: killed by check, or proven equivalent; never both.
 
-Each version has its own struct layouts, and with them its own trampoline.
+Each version has its own struct layouts, and with them its own trampoline. One of each family is
+checked on the real processor, too.
 """
 
 from __future__ import annotations
 
 import pytest
+from native_host import native_objection
 
+from emulator.engines import NATIVE, UNICORN
 from pushcall.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
 from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
@@ -14,10 +17,15 @@ from runtime_model.version import GoVersion
 CONFIRMED = [(1, 22), (1, 27)]
 
 
-@pytest.mark.parametrize("minor", range(14, 28))
-def test_every_mutant_is_killed_or_proven(minor: int) -> None:
+CASES = [(minor, UNICORN) for minor in range(14, 28)] + [(minor, NATIVE) for _, minor in CONFIRMED]
+
+
+@pytest.mark.parametrize(("minor", "engine"), CASES)
+def test_every_mutant_is_killed_or_proven(minor: int, engine: str) -> None:
+    if engine == NATIVE and (objection := native_objection()):
+        pytest.skip(objection)
     version = GoVersion(1, minor)
-    workshop = Workshop(Trampoline(), version)
+    workshop = Workshop(Trampoline(), version, engine)
     # What is proven is checked too, for one version of each family.
     result = score(workshop, confirm=(1, minor) in CONFIRMED)
     counts = {verdict: len(result.of(verdict)) for verdict in (KILLED, EQUIVALENT, SURVIVED)}

@@ -16,12 +16,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "pushcall"))
 
 from native_host import native_objection
-from test_avx_mutants import VECTORS, judge_mutants
+from test_avx_mutants import LOADS, VECTORS, judge_mutants, names
+from test_avx_trampolines import SNIPPET, blamed
 from test_batch import LOOP, MUTANTS
 
+from asm.mkpreempt import avx2_layout, avx512_layout
 from emulator.extended import AVX, FEATURES
 from pushcall.api import check, program
 from pushcall.real_signals import run
+from runtime_model.trampoline import simd_source
+from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
     from asm.mkpreempt import Slot
@@ -62,6 +66,22 @@ def test_each_avx_mutant_is_blamed_on_its_register(family: str, slot: Slot) -> N
     if objection := native_objection(FEATURES if family == "avx512" else AVX):
         pytest.skip(objection)
     judge_mutants(family, slot, "native")
+
+
+@pytest.mark.parametrize(("family", "slot"), VECTORS)
+def test_each_mutant_of_simd_is_blamed_on_its_register(family: str, slot: Slot) -> None:
+    """The same for asyncPreempt as GOEXPERIMENT=simd makes it, with its vectors in p.xRegs."""
+    if objection := native_objection(FEATURES if family == "avx512" else AVX):
+        pytest.skip(objection)
+    good = simd_source(GoVersion(1, 27), family).text
+    layout = {"avx2": avx2_layout, "avx512": avx512_layout}[family]()
+    there = next(each for each in layout.slots if each.register == slot.register)
+    snippet = SNIPPET % f"{LOADS[slot.register[0]]} main·data(SB), {slot.register}"
+    for line in (there.save_line(layout.base), there.restore_line(layout.base)):
+        assert good.count(f"\t{line}\n") == 1
+        bad = good.replace(f"\t{line}\n", "")
+        result = check(snippet, trampoline=bad, go="1.27", engine="native")
+        assert sorted(blamed(result)) == sorted(names(slot)[0])
 
 
 def test_upper_halves_are_lost_to_real_signals_where_nobody_saves_them() -> None:
