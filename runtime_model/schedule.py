@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from emulator.linux.signals import set_sigmask
+from emulator.linux.threads import ThreadState
 from runtime_model import mgc
 from runtime_model.events import GoroutineExited
 from runtime_model.proc_sysmon import preemptone
@@ -44,7 +45,7 @@ class What(Enum):
     MALLOCING = "mallocing"  # … allocates memory (m.mallocing)
     PREEMPTOFF = "preemptoff"  # … switches preemption off (m.preemptoff)
     BLOCK = "block"  # … blocks SIGURG
-    FREE = "free"  # … gives back all that it took, and blocks nothing
+    FREE = "free"  # every M gives back all that it took
     SLICE = "slice"  # from here on a thread runs for so many ns before another one's turn
 
 
@@ -129,14 +130,18 @@ class Scheduled:
                     signalM(rt, mp, SIGURG)
             case What.STOP if not worker.world:
                 worker.world = STOP
+                self._wake_worker()
             case What.EACH if not worker.world:
                 worker.world = EACH_P
+                self._wake_worker()
             case What.SCAN if not (worker.wanted or worker.scanning):
                 mgc.gcStart(rt)
+                self._wake_worker()
             case What.SLICE:
                 rt.machine.scheduler.slice_ns = number
             case What.FREE:
-                self._free(thread)
+                for tid in tuple(self._taken):
+                    self._free(rt.machine.threads[tid])
             case What.BLOCK:
                 self._taken.setdefault(thread.tid, []).append(action.what)
                 set_sigmask(rt.machine.linux, thread, thread.sigmask | _SIGURG_BIT)
@@ -150,6 +155,12 @@ class Scheduled:
         thread = machine.threads[self.rt.m(self.rt.sysmon_m).procid]
         thread.time = max(thread.time, machine.now)
         return thread
+
+    def _wake_worker(self) -> None:
+        """Ends the worker's nap between two looks at what is wanted: who asks acts at once."""
+        thread = self.rt.machine.threads[self.rt.m(self.rt.gcworker_m).procid]
+        if thread.state is ThreadState.SLEEPING and thread.wake_at is not None:
+            thread.wake_at = min(thread.wake_at, self.rt.machine.now)
 
     def _m(self, number: int) -> M | None:
         """The M of that number, if it has been started."""
@@ -166,12 +177,17 @@ class Scheduled:
         setattr(mp, HOLDS[what], getattr(mp, HOLDS[what]) + change)
 
     def _free(self, thread: Thread) -> None:
-        for what in self._taken.pop(thread.tid, []):
-            if what is What.BLOCK:
-                set_sigmask(self.rt.machine.linux, thread, thread.sigmask & ~_SIGURG_BIT)
-            else:
+        kept: list[What] = []
+        for what in self._taken.pop(thread.tid):
+            if what is not What.BLOCK:
                 self._add(thread, what, -1)
+            elif thread.sigmask & ~_SIGURG_BIT:
+                kept.append(what)  # a handler's mask, which sigreturn replaces by the thread's own
+            else:
+                set_sigmask(self.rt.machine.linux, thread, 0)
+        if kept:
+            self._taken[thread.tid] = kept
 
     def _listen(self, event: Event) -> None:
-        if isinstance(event, GoroutineExited):
+        if isinstance(event, GoroutineExited) and event.tid in self._taken:
             self._free(self.rt.machine.threads[event.tid])

@@ -134,6 +134,9 @@ class Run:
         self._go_on()
 
     def finish(self) -> None:
+        """To the end of the program, under no lock: whoever holds one may spin at a stack check."""
+        if not self.ended:
+            self.do(Action(0, What.FREE))
         if not self.ended:
             self._go_on()
 

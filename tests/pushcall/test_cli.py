@@ -378,7 +378,7 @@ def test_a_schedule_that_means_nothing_is_refused(run: Any, schedule: str, messa
 
 
 def test_a_schedule_is_carried_out_and_the_invariants_are_checked(run: Any) -> None:
-    schedule = "0:slice=50,3:preempt=0,10:scan,20:stop,5:each,50:signal=1,20:locks,9:preempt=0"
+    schedule = "0:slice=50,3:preempt=0,10:scan,90:stop,90:each,50:signal=1,20:locks,9:preempt=0"
     status, out, _ = run(
         "run", EXAMPLES / "growth.s", "--schedule", schedule, "--json", "--events",
         "--goroutines", 2,
