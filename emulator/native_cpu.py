@@ -16,6 +16,7 @@ where that changes the next run makes a new one.
 from __future__ import annotations
 
 import random
+import signal
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -41,6 +42,8 @@ _SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
 _FPE_INTDIV, _BUS_ADRALN, _SEGV_MAPERR, _SEGV_ACCERR = 1, 1, 1, 2
 _U64: Final = 2**64 - 1
 _TF: Final = int(Flags.TF)
+PATIENCE: Final = 1000  # instructions between two chances for Python to see a Ctrl-C
+_INTERRUPTS_US: Final = (signal.SIGINT, signal.SIGALRM)
 
 
 class Kind(Enum):
@@ -252,8 +255,21 @@ class NativeCpu:
         """Executes at most `count` instructions: see `emulator.cpu.Cpu.run`.
 
         A run that ends for its count says so, whatever is special about the next instruction.
+        A Ctrl-C waits until the child has stopped: before that nobody can ask it anything.
         """
         self._done = 0
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS_US)
+        try:
+            while True:
+                stop = self._run(min(count, self._done + PATIENCE), armed)
+                if stop.reason is not StopReason.COUNT or self._done >= count:
+                    return stop
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS_US)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _run(self, count: int, armed: bool) -> Stop:
         known = self._known
         while self._done < count:
             place = known.get(self._rip) or self._look(self._rip)

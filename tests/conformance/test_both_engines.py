@@ -20,8 +20,14 @@ NAMES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.s")
 FAMILIES = ["1.14", "1.17", "1.22", "1.26", "1.27"]
 LONG = "issues/10958_tight_loop.s"
 QUANTUM = 20_000  # ns
-STEPS = 30_000  # of golang_nuts and 10958; all others are shorter
+STEPS = 6000  # of golang_nuts and 10958; all others are shorter
 TIMERS = {"quantum": None, "every": Injection(every=7), "random": Injection(random=5)}
+CASES = [
+    (name, timer, go)
+    for name in NAMES
+    for timer in TIMERS
+    for go in (FAMILIES if timer == "every" else ["1.27"])
+]
 CHECKED = [name for name in NAMES if name != LONG and "golang_nuts" not in name]
 
 
@@ -31,9 +37,7 @@ def _native() -> None:
         pytest.skip(why)
 
 
-@pytest.mark.parametrize("go", FAMILIES)
-@pytest.mark.parametrize("timer", TIMERS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "timer", "go"), CASES)
 def test_every_step_is_the_same(name: str, timer: str, go: str) -> None:
     injection = TIMERS[timer]
     policy = Policy(QUANTUM if injection is None else None)
@@ -43,7 +47,7 @@ def test_every_step_is_the_same(name: str, timer: str, go: str) -> None:
     print(*result.known, sep="\n")
 
 
-@pytest.mark.parametrize("go", FAMILIES)
+@pytest.mark.parametrize("go", ["1.14", "1.26"])
 @pytest.mark.parametrize("name", [name for name in NAMES if "float" not in name])
 def test_the_documents_of_a_run_are_the_same(name: str, go: str) -> None:
     given: ProgramOptions = {"go": go, "budget": 100_000}
