@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pushcall.crash import place
-from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime2 import G, M, _Pidle, _Prunning, _Psyscall, status_name
+from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
     from emulator.memory import Memory

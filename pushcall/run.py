@@ -21,7 +21,9 @@ from runtime_model.boot import boot
 from runtime_model.events import (
     Descheduled,
     Executing,
+    ExitedSyscall,
     GoroutineExited,
+    HandedOff,
     PreemptRequested,
     PushedCall,
     Resumed,
@@ -146,6 +148,14 @@ class Collector:
                 running = self._running.pop(event.m, None)
                 if running is not None:
                     running.end, running.why = event.time, event.why
+            case HandedOff():
+                held = [piece for piece in self._running.values() if piece.p == event.p]
+                for piece in held:
+                    piece.end, piece.why = event.time, "handed off"
+                self._running = {m: p for m, p in self._running.items() if p not in held}
+            case ExitedSyscall() if event.m not in self._running:
+                self._running[event.m] = Slice(event.goid, event.m, event.p, event.time)
+                out.slices.append(self._running[event.m])
             case GoroutineExited():
                 out.goroutines[event.goid] = event.registers
 

@@ -18,15 +18,21 @@ from runtime_model.events import (
     Descheduled,
     Entered,
     Executing,
+    ExitedSyscall,
+    HandedOff,
     Loss,
     PreemptRequested,
     PushedCall,
     Queued,
     Resumed,
+    SafePointFunction,
     SafePointVerdict,
+    ScanRequested,
     StackChecked,
     StackCopied,
+    StackScanned,
     StatusChanged,
+    WorldStopped,
 )
 from runtime_model.runtime2 import status_name
 
@@ -101,6 +107,23 @@ def describe(rt: Running, event: Event) -> list[str]:  # one case for each kind
             return [f"G{event.goid} leaves M{event.m} and P{event.p}: {event.why}"]
         case Executing():
             return [f"G{event.goid} runs on M{event.m} with P{event.p}"]
+        case HandedOff():
+            return [f"P{event.p} is taken from a goroutine in a system call, and handed off"]
+        case ExitedSyscall():
+            return [f"G{event.goid} is back from its system call, with P{event.p}"]
+        case WorldStopped():
+            return ["the world is stopped: no goroutine runs"]
+        case SafePointFunction():
+            return [f"the function of forEachP is done for P{event.p}"]
+        case ScanRequested():
+            way = "by stackguard0 and a signal" if event.signal else "by stackguard0"
+            return [f"asks G{event.goid} to stop for a scan of its stack, {way}"]
+        case StackScanned():
+            frames = ", ".join(
+                f"{name} (word by word)" if name in event.conservative else name
+                for name in event.frames
+            )
+            return [f"G{event.goid}'s stack is scanned: {frames}; {len(event.objects)} objects"]
         case StackChecked():
             reason = "stackguard0 is stackPreempt" if event.preempt else "no stack left"
             return [f"G{event.goid}, {reason}: {event.decision}"]

@@ -48,7 +48,7 @@ def _text(name: str) -> Source:
 
 def runtime_sources(version: GoVersion) -> list[Source]:
     """The runtime's files for a version, without asyncPreempt."""
-    names = ["asm_amd64.s", "proc_amd64.s", "sys_linux_amd64.s"]
+    names = ["asm_amd64.s", "proc_amd64.s", "sys_linux_amd64.s", "syscall_linux_amd64.s"]
     if version.asynchronous:
         names.append("preempt2_amd64.s")
     return [_text(name) for name in names]

@@ -15,7 +15,17 @@ from emulator.engines import UNICORN, processor
 from emulator.fault import GuestStopped
 from emulator.machine import Machine
 from emulator.memory import PAGE, Memory, Prot, UnmappedError
-from runtime_model import mgc, mheap, newstack, proc, proc_sysmon, signal_unix, stackpool
+from runtime_model import (
+    mgc,
+    mheap,
+    newstack,
+    proc,
+    proc_freeze,
+    proc_syscall,
+    proc_sysmon,
+    signal_unix,
+    stackpool,
+)
 from runtime_model.assembly import (
     GATES,
     assemble_runtime,
@@ -207,6 +217,11 @@ def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[T
         with rt.acting(thread):
             try:
                 return function(rt)
+            except (signal_unix.FatalSignal, newstack.StackOverflow) as fatal:
+                going_on = proc_freeze.startpanic_m(rt, fatal) if rt.dying is not fatal else None
+                if going_on is None:
+                    raise
+                return going_on
             except UnmappedError as error:
                 # Machine code has overwritten what the runtime finds its own data by.
                 message = f"the runtime follows a pointer that is none: {error}"
@@ -271,6 +286,7 @@ def _lay_out(rt: Runtime, config: Config) -> None:
     memory.put_u64(rt.heap, HEAP + 64)
     rt.free_ms = rt.persistentalloc(8)
     rt.allm = rt.persistentalloc(8)
+    rt.freezing = rt.persistentalloc(8)
     rt.sched = Sched(memory, rt.layout, rt.persistentalloc(rt.layout.size("schedt")))
     constants = rt.layout.constants
     rt.stackGuard = constants.get("stackGuard") or constants["_StackGuard"]
@@ -280,8 +296,9 @@ def _lay_out(rt: Runtime, config: Config) -> None:
     rt.stackpool = stackpool.stackinit(rt, config.stacks)
     rt.asyncPreemptStack = _async_preempt_stack(rt) if rt.version.asynchronous else 0
     rt.gomaxprocs = procs = config.procs + config.gc
-    # One M for each P and one for sysmon: nothing blocks in a system call and needs another.
-    ms = [_allocm(rt, i) for i in range(procs + 1)]
+    # One M for each P and one for sysmon; and where goroutines wait in system calls, one for each.
+    waiting = min(config.goroutines, MAX_PROCS) if _waits(rt) else 0
+    ms = [_allocm(rt, i) for i in range(procs + 1 + waiting)]
     for mp_address, following in zip(ms[1:], [*ms[2:], 0], strict=True):
         rt.m(mp_address).alllink = following
     memory.put_u64(rt.free_ms, ms[1])
@@ -301,6 +318,13 @@ def _lay_out(rt: Runtime, config: Config) -> None:
         R13=m0.address,
         R14=m0.g0,
     )
+
+
+def _waits(rt: Runtime) -> bool:
+    """Whether the program calls what hands its P off."""
+    functions = rt.user.functions if isinstance(rt.user, Image) else ()
+    sources = (i.source for f in functions for i in f.instructions)
+    return any("syscall.Syscall" in linker_name(source) for source in sources)
 
 
 def _async_preempt_stack(rt: Runtime) -> int:
@@ -453,6 +477,11 @@ _GATES: Final[dict[str, Callable[[Runtime], int | None]]] = {
     "newstack": newstack.newstack,
     "gcBgMarkWorker.work": mgc.gcBgMarkWorker_work,
     "goexit1": proc.goexit1,
+    "freezetheworld.work": proc_freeze.freezetheworld_work,
+    "entersyscall": proc_syscall.entersyscall,
+    "exitsyscall.fast": proc_syscall.exitsyscall,
+    "exitsyscall.end": proc_syscall.exitsyscall_end,
+    "exitsyscall0": _on_g(proc_syscall.exitsyscall0),
     "goexit0": _on_g(proc.goexit0),
     "gosched_m": _on_g(proc.gosched_m),
     "gopreempt_m": _on_g(proc.gopreempt_m),

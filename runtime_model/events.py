@@ -86,6 +86,21 @@ class Descheduled(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class HandedOff(Event):
+    """handoffp: the P was taken from a goroutine in a system call."""
+
+    p: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class ExitedSyscall(Event):
+    """A goroutine came back from a system call and has a P: the old one, or another."""
+
+    goid: int = 0
+    p: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class StackChecked(Event):
     """newstack was called: a prologue found stackguard0 above SP."""
 

@@ -31,7 +31,6 @@ from runtime_model.events import (
     WorldStopped,
 )
 from runtime_model.proc import RUNQ_SIZE
-from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime2 import (
     _Gcopystack,
     _Gdead,
@@ -44,9 +43,11 @@ from runtime_model.runtime2 import (
     _Pgcstop,
     _Pidle,
     _Prunning,
+    _Psyscall,
     status_name,
 )
 from runtime_model.signal_unix import SIGURG
+from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,9 @@ def transitions(version: GoVersion) -> frozenset[tuple[int, int]]:
         (_Grunning, _Gcopystack),  # newstack
         (_Gcopystack, _Grunning),
         (_Gwaiting, _Grunnable),  # ready
+        (_Grunning, _Gsyscall),  # entersyscall
+        (_Gsyscall, _Grunning),  # exitsyscall
+        (_Gsyscall, _Grunnable),  # exitsyscall0
     }
     found |= {(s, s | _Gscan) for s in _SCANNABLE} | {(s | _Gscan, s) for s in _SCANNABLE}
     if version.asynchronous:
@@ -268,7 +272,7 @@ class Invariants:
         for mp in ms:
             if mp.p and rt.p(mp.p).m != mp.address:
                 self.fail(f"M{mp.id} and its P do not name each other")
-            if mp.curg and not mp.p:
+            if mp.curg and not mp.p and rt.g(mp.curg).atomicstatus & ~_Gscan != _Gsyscall:
                 self.fail(f"M{mp.id} runs a goroutine without a P")
         idle = 0
         address = rt.sched.pidle
@@ -289,7 +293,7 @@ class Invariants:
             self.fail(f"P{pp.id} and its M do not name each other")
         if pp.status == _Prunning and not pp.m:
             self.fail(f"P{pp.id} is running and has no M")
-        if pp.status not in {_Prunning, _Pidle, _Pgcstop}:
+        if pp.status not in {_Prunning, _Pidle, _Pgcstop, _Psyscall}:
             self.fail(f"P{pp.id} has status {pp.status}")
         if pp.m and rt.m(pp.m).curg and pp.status != _Prunning:
             self.fail(f"P{pp.id} has a running goroutine and is not running")

@@ -13,10 +13,9 @@ from runtime_model.mgcmark import scanstack
 from runtime_model.panic import Throw
 from runtime_model.preempt import canPreemptM
 from runtime_model.proc import casgstatus, gopreempt_m, preemptPark
-from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime import named
 from runtime_model.runtime2 import _Gcopystack, _Grunning, _Gscan, _Gwaiting
-from runtime_model.stack import copystack, shrinkstack
+from runtime_model.stack import copystack, shrinkstack, stackPreempt
 from runtime_model.traceback import PtrSize
 
 if TYPE_CHECKING:

@@ -210,17 +210,17 @@ def wakep(rt: Runtime) -> None:
     startm(rt, pp)
 
 
-def startm(rt: Runtime, pp: P) -> None:
-    """Gives the P to a sleeping M, spinning, or to a new one."""
+def startm(rt: Runtime, pp: P, *, spinning: bool = True) -> None:
+    """Gives the P to a sleeping M, or to a new one; spinning, it looks for work."""
     if rt.sched.midle:
         mp = rt.m(rt.sched.midle)
         rt.sched.midle = mp.schedlink
         rt.sched.nmidle -= 1
-        mp.spinning = 1
+        mp.spinning = int(spinning)
         mp.nextp = pp.address
         notewakeup(rt, mp.field_address("park"))
     else:
-        newm(rt, 0, pp.address, spinning=True)
+        newm(rt, 0, pp.address, spinning=spinning)
 
 
 def notewakeup(rt: Runtime, note: int) -> None:

@@ -5,18 +5,18 @@ sysmon's loop and its sleeps are machine code (asm/go/preempt2_amd64.s).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from runtime_model.events import PreemptRequested
+from runtime_model.proc_syscall import in_syscall, retake_syscall
 from runtime_model.runtime import named
-from runtime_model.runtime2 import _Prunning
+from runtime_model.runtime2 import _Gscan, _Gsyscall, _Prunning, _Psyscall
 from runtime_model.signal_unix import preemptM
+from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import P
-
-stackPreempt: Final = 0xFFFF_FFFF_FFFF_FADE  # Go's name
 
 
 def sysmon_work(rt: Runtime) -> None:
@@ -30,15 +30,17 @@ def sysmon_work(rt: Runtime) -> None:
 
 @named
 def retake(rt: Runtime, now: int) -> int:
-    """Preempts what has run under one schedtick for forcePreemptNS. Returns Ps taken back: 0.
+    """Preempts what has run under one schedtick for forcePreemptNS; hands off Ps in system calls.
 
-    Ps in system calls would be handed off here; snippets make none that block.
+    Returns how many were handed off.
     """
     quantum = rt.policy.force_preempt_ns
+    retaken = 0
     for address in rt.allp:
         pp = rt.p(address)
-        if pp.status != _Prunning:
+        if pp.status not in (_Prunning, _Psyscall):
             continue
+        long = False
         tick = pp.schedtick
         if pp.sysmontick_schedtick != tick:
             pp.sysmontick_schedtick = tick
@@ -46,7 +48,10 @@ def retake(rt: Runtime, now: int) -> int:
         elif quantum is not None and pp.sysmontick_schedwhen + quantum <= now:
             ran = (now - pp.sysmontick_schedwhen) / 1e6
             preemptone(rt, pp, f"P{pp.id} has run one goroutine for {ran:.2f} ms")
-    return 0
+            long = True
+        if in_syscall(rt, pp):
+            retaken += retake_syscall(rt, pp, now, long=long)
+    return retaken
 
 
 @named
@@ -71,6 +76,8 @@ def preemptone(rt: Runtime, pp: P, why: str) -> bool:
     if mp.curg in (0, mp.g0):
         return False
     gp = rt.g(mp.curg)
+    if not rt.version.psyscall and gp.atomicstatus & ~_Gscan == _Gsyscall:
+        return False
     gp.preempt = 1
     gp.stackguard0 = stackPreempt
     asynchronous = rt.version.asynchronous and not rt.policy.asyncpreemptoff

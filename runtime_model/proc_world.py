@@ -2,7 +2,7 @@
 
 The stopper is the mark worker's M, on its own P. It asks all Ps to stop and waits on
 sched.stopnote; each 100 µs that this takes it asks again, as a request may have been lost.
-schedule gives a P up where it sees sched.gcwaiting (gcstopm). No P is in a system call here.
+schedule gives a P up where it sees sched.gcwaiting (gcstopm); one in a system call is taken.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from runtime_model.events import SafePointFunction, WorldStopped
 from runtime_model.proc import newm, notewakeup, pidleget, pidleput, runqempty, wakep
+from runtime_model.proc_syscall import handoffp, in_syscall, takeP
 from runtime_model.proc_sysmon import preemptall
 from runtime_model.runtime import named
 from runtime_model.runtime2 import _Pgcstop, _Pidle, _Prunning
@@ -100,6 +101,10 @@ def forEachP(rt: Runtime) -> bool:
             sched.safePointWait -= 1
         idle = pp.link
     rt.machine.events.emit(SafePointFunction(tid=rt.tid, p=own.id))
+    for pp in map(rt.p, rt.allp):
+        if pp.runSafePointFn and in_syscall(rt, pp):
+            takeP(rt, pp, _Pidle)
+            handoffp(rt, pp)
     return sched.safePointWait > 0
 
 
@@ -110,8 +115,13 @@ def stopTheWorldWithSema(rt: Runtime) -> bool:
     sched.stopwait = rt.gomaxprocs
     sched.gcwaiting = 1
     preemptall(rt, "the world is to stop")
-    rt.p(rt.m(rt.getg().m).p).status = _Pgcstop
+    own = rt.p(rt.m(rt.getg().m).p)
+    own.status = _Pgcstop
     sched.stopwait -= 1
+    for other in map(rt.p, rt.allp):
+        if other != own and in_syscall(rt, other):
+            takeP(rt, other, _Pgcstop)
+            sched.stopwait -= 1
     while (pp := pidleget(rt)) is not None:
         pp.status = _Pgcstop
         sched.stopwait -= 1

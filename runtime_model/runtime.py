@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from asm.image import Code
+    from emulator.fault import GuestStopped
     from emulator.linux.threads import Thread
     from emulator.machine import Machine
     from runtime_model.call import Executable
@@ -82,6 +83,7 @@ class Runtime:
     heap: int  # address of the bump allocator's cursor
     heap_end: int
     goroutines: tuple[int, ...]  # addresses of the user goroutines' g, in order of creation
+    freezing: int  # address of how often freezetheworld has asked
     free_ms: int  # address of the list of Ms that have no thread yet
     sysmon_m: int = 0
     gcworker_m: int = 0
@@ -96,6 +98,7 @@ class Runtime:
         self.symbols: dict[str, int] = {}
         self.preemption_poison: Callable[[G], Poison] = lambda _: _POISON
         self.stack_poison = STACK_POISON  # a byte for memory that may be overwritten
+        self.dying: GuestStopped | None = None  # what the program dies of while it is frozen
         self._thread: Thread | None = None
         self._m_of_thread: dict[int, int] = {}
         self._number_of_g: dict[int, int] = {}

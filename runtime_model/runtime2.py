@@ -164,6 +164,8 @@ class M(View):
     gsignal = Field("gsignal")
     curg = Field("curg")
     p = Field("p")
+    oldp = Field("oldp")
+    syscalltick = Field("syscalltick", size=4)
     nextp = Field("nextp")
     id = Field("id")
     mallocing = Field("mallocing", size=4)
@@ -195,6 +197,9 @@ class P(View):
     runSafePointFn = Field("runSafePointFn", size=4)
     sysmontick_schedtick = Field("sysmontick.schedtick", size=4)
     sysmontick_schedwhen = Field("sysmontick.schedwhen")
+    syscalltick = Field("syscalltick", size=4)
+    sysmontick_syscalltick = Field("sysmontick.syscalltick", size=4)
+    sysmontick_syscallwhen = Field("sysmontick.syscallwhen")
     xRegs_cache = Field("xRegs.cache")
 
 

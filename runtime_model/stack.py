@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G, M
 
+stackPreempt: Final = 0xFFFF_FFFF_FFFF_FADE  # Go's name
 fixedStack: Final = 2048
 
 

@@ -13,7 +13,6 @@ from runtime_model.events import ScanRequested
 from runtime_model.mgcmark import scanstack
 from runtime_model.panic import Throw
 from runtime_model.proc import casgstatus, ready
-from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime import named
 from runtime_model.runtime2 import (
     _Gcopystack,
@@ -27,6 +26,7 @@ from runtime_model.runtime2 import (
     status_name,
 )
 from runtime_model.signal_unix import preemptM
+from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
     from emulator.memory import Memory

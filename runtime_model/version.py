@@ -102,6 +102,11 @@ class GoVersion:
         return 16384 if self.number >= (1, 21) else 8192
 
     @cached_property
+    def psyscall(self) -> bool:
+        """Whether a P in a system call is _Psyscall, and wired to no M: up to 1.25."""
+        return self.number <= (1, 25)
+
+    @cached_property
     def curg_checked(self) -> bool:
         """Whether canPreemptM refuses a goroutine in a system call: since 1.26."""
         return self.number >= (1, 26)

@@ -71,6 +71,15 @@ note:
 	CALL	runtime·futex(SB)
 	JMP	loop
 
+// What a program that dies sleeps between its requests to stop (proc_freeze.py); the last call of
+// freezetheworld·work does not return.
+TEXT runtime·freezetheworld(SB), NOSPLIT, $8-0
+loop:
+	CALL	runtime·freezetheworld·work(SB)	// AX = µs
+	MOVQ	AX, 0(SP)
+	CALL	runtime·usleep(SB)
+	JMP	loop
+
 // An M without work sleeps on its park note until another M sets it, then goes on in stopm.
 TEXT runtime·mPark(SB), NOSPLIT, $48-0
 sleep:

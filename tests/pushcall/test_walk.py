@@ -17,7 +17,7 @@ from pushcall.injection import Injection
 from pushcall.recorded import record
 from runtime_model.events import PushedCall, Resumed
 from runtime_model.policy import Policy
-from runtime_model.proc_sysmon import stackPreempt
+from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
     from pushcall.recorded import RecordedRun

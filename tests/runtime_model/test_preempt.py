@@ -24,7 +24,7 @@ from runtime_model.preempt import (
     static_verdict,
     wantAsyncPreempt,
 )
-from runtime_model.proc_sysmon import preemptone, stackPreempt
+from runtime_model.proc_sysmon import preemptone
 from runtime_model.runtime2 import (
     _Grunnable,
     _Grunning,
@@ -35,6 +35,7 @@ from runtime_model.runtime2 import (
     _Psyscall,
 )
 from runtime_model.signal_unix import signalM
+from runtime_model.stack import stackPreempt
 from runtime_model.timers import request_preemption
 from runtime_model.version import GoVersion
 
