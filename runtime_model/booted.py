@@ -38,8 +38,8 @@ from runtime_model.events import (
     Resumed,
 )
 from runtime_model.executable import ExecutableCode, ExecutableTable
-from runtime_model.proc_sysmon import stackPreempt
 from runtime_model.runtime2 import G, M, P
+from runtime_model.stack import stackPreempt
 from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:

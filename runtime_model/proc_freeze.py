@@ -1,10 +1,12 @@
 """freezetheworld: a program that dies stops the others, as well as it can (runtime/proc.go).
 
-A fault that nothing recovers, or a stack overflow, comes to startpanic_m (panic.go), and that freezes
-the world before it prints: so that what it prints is still true. It asks up to five times, a
-millisecond apart, and then goes on whoever has stopped: who never comes to a safe point is not waited
-for. The loop with its sleeps is machine code (asm/go/proc_amd64.s). Where no other P runs a goroutine
-there is nobody to freeze, and the program dies at once.
+A fault that nothing recovers, or a stack overflow, comes to startpanic_m (panic.go), and that
+freezes the world before it prints: so that what it prints is still true. It asks up to five times,
+a millisecond apart, and then goes on whoever has stopped: who never comes to a safe point is not
+waited for. The loop with its sleeps is machine code (asm/go/proc_amd64.s). Where no other P runs a
+goroutine there is nobody to freeze, and the program dies at once.
+
+Go has the goroutine itself panic on a fault, behind sigpanic; here it dies in its signal handler.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def startpanic_m(rt: Runtime, fatal: GuestStopped) -> int | None:
 
 
 def freezetheworld_work(rt: Runtime) -> None:
-    """One round: AX = how many µs to sleep before the next. Behind the last one the program ends."""
+    """One round: AX = how many µs to sleep before the next. Behind the last the program ends."""
     fatal = rt.dying
     assert fatal is not None
     if fatal.tid == rt.tid and not freezetheworld(rt):

@@ -1,9 +1,9 @@
 """System calls that may wait: entersyscall, exitsyscall, and handing off a P (runtime/proc.go).
 
 A goroutine in a system call is _Gsyscall. Up to 1.25 its P is _Psyscall meanwhile and wired to no
-M; since 1.26 the P stays as it is, and the goroutine's status says that it may be taken. Who takes it
-is sysmon (retake), or somebody who stops the world or runs a function on every P. The machine code
-around these functions is in asm/go/syscall_linux_amd64.s.
+M; since 1.26 the P stays as it is, and the goroutine's status says that it may be taken. Who takes
+it is sysmon (retake), or somebody who stops the world or runs a function on every P. The machine
+code around these functions is in asm/go/syscall_linux_amd64.s.
 """
 
 from __future__ import annotations
