@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +31,7 @@ from runtime_model.timers import request_preemption
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emulator.events import Event
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G, P
 
@@ -233,8 +235,21 @@ def test_the_quantum_is_the_least_time_between_two_preemptions(quantum: int) -> 
 @pytest.mark.parametrize("go", ["1.14", "1.22", "1.27"])
 def test_a_goroutine_may_go_on_on_another_m(go: str) -> None:
     text = LOOP.replace("1000000", "60000")
+
+    def its_own_tls(rt: Runtime, event: Event) -> None:
+        # gogo: g goes to the TLS of the thread that it is on, which settls gave that thread for
+        # good (m.tls), and to R14 where that is g.
+        if isinstance(event, Resumed):
+            thread = rt.machine.threads[event.tid]
+            gp = rt.g(rt.getg_of(thread))
+            mp = rt.m(gp.m)
+            assert (gp.goid, mp.id, mp.procid) == (event.goid, event.m, event.tid)
+            assert thread.registers["FS_BASE"] == mp.field_address("tls") + 8
+
     rt, out = run_program(
-        program(text, go=go, goroutines=5, procs=2, policy=Policy(40_000)), keep_events=True
+        program(text, go=go, goroutines=5, procs=2, policy=Policy(40_000)),
+        keep_events=True,
+        prepare=lambda rt: rt.machine.events.subscribe(partial(its_own_tls, rt)),
     )
     resumed = [event for event in out.events if isinstance(event, Resumed)]
     moved = [event for event in resumed if event.m != event.interrupted_m]
