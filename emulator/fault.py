@@ -55,6 +55,10 @@ class GuestStopped(Exception):  # noqa: N818  # an end of the run, not always an
         self.registers = registers
 
 
+class NotModelled(GuestStopped):
+    """The kernel does what the guest asks for, and this one does not; the message says what."""
+
+
 class GuestFault(GuestStopped):
     """A fault that no handler of the guest took."""
 

@@ -60,10 +60,13 @@ class Region:
     host: mmap.mmap
     offset: int = 0
     private: bool = False
+    written: bool = False  # whether it is writable, or was since it was zero
     end: int = field(init=False)  # the first address behind the region
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "end", self.start + self.size)
+        if self.prot & Prot.WRITE:
+            object.__setattr__(self, "written", True)
 
     def part(self, start: int, end: int) -> Region:
         """The region `[start, end)` in it, on the same memory."""
@@ -150,11 +153,13 @@ class Memory:
         """Takes a page-aligned range out of what is mapped; returns the parts that were."""
         return self._replace(start, size, None)
 
-    def protect(self, start: int, size: int, prot: Prot) -> None:
-        """Changes the protection of what is mapped in a page-aligned range."""
-        self._replace(start, size, prot)
+    def protect(self, start: int, size: int, prot: Prot, *, fresh: bool = False) -> None:
+        """Changes the protection of what is mapped in a page-aligned range; `fresh`: it is zero."""
+        self._replace(start, size, prot, fresh=fresh)
 
-    def _replace(self, start: int, size: int, prot: Prot | None) -> list[Region]:
+    def _replace(
+        self, start: int, size: int, prot: Prot | None, *, fresh: bool = False
+    ) -> list[Region]:
         taken = self.overlapping(start, size)
         if self.journal is not None and prot is None:
             for part in taken:
@@ -163,9 +168,10 @@ class Memory:
         for part in taken:
             index = bisect.bisect_right(self._starts, part.start) - 1
             whole = self.regions[index]
+            written = part.written and not fresh
             pieces = [
                 *([whole.part(whole.start, start)] if whole.start < start else []),
-                *([replace(part, prot=prot)] if prot is not None else []),
+                *([replace(part, prot=prot, written=written)] if prot is not None else []),
                 *([whole.part(end, whole.end)] if whole.end > end else []),
             ]
             self.regions[index : index + 1] = pieces

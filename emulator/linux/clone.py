@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import TYPE_CHECKING, Final
 
-from emulator.fault import GuestStopped
+from emulator.fault import NotModelled
 from emulator.linux import futex
 from emulator.linux.errno import Errno
 from emulator.linux.threads import Thread, ThreadState
@@ -17,6 +17,7 @@ from emulator.linux.uaccess import AccessFault, put_u32, put_u64
 if TYPE_CHECKING:
     from emulator.linux.process import Process
 
+MOST_THREADS: Final = 32_768  # kernel.pid_max
 TASK_SIZE_MAX: Final = (1 << 47) - 4096
 
 
@@ -59,11 +60,13 @@ def clone(
     Processes are not modelled.
     """
     if flags & _A_THREAD != _A_THREAD or flags & ~_MODELLED:
-        raise GuestStopped(
+        raise NotModelled(
             f"clone with flags {flags:#x}: only threads are modelled",
             thread.tid,
             thread.registers.copy(),
         )
+    if len(process.threads) >= MOST_THREADS and len(process.alive()) >= MOST_THREADS:
+        return -Errno.EAGAIN
     registers = thread.registers.copy()
     registers["RAX"] = 0
     if stack:

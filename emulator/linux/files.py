@@ -106,19 +106,26 @@ def _write(process: Process, thread: Thread, fd: int, data: bytes, number: int) 
 
 def write(process: Process, thread: Thread, fd: int, buf: int, count: int) -> int | None:
     """To standard output and error through Process.write_out, which may set a limit."""
-    _file(process, fd)
-    data = copy_from_user(process.memory, buf, min(count, MAX_RW_COUNT))
+    data = copy_from_user(process.memory, buf, min(count, _room(process, _file(process, fd))))
     return _write(process, thread, fd, data, SYS_WRITE)
 
 
 def writev(process: Process, thread: Thread, fd: int, vec: int, vlen: int) -> int | None:
     """The pieces as one."""
-    _file(process, fd)
+    room = _room(process, _file(process, fd))
     if vlen > IOV_MAX:
         return -Errno.EINVAL
-    pieces = struct.iter_unpack("<QQ", copy_from_user(process.memory, vec, 16 * vlen))
-    data = b"".join(copy_from_user(process.memory, base, length) for base, length in pieces)
-    return _write(process, thread, fd, data, SYS_WRITEV)
+    data = bytearray()
+    for base, length in struct.iter_unpack("<QQ", copy_from_user(process.memory, vec, 16 * vlen)):
+        data += copy_from_user(process.memory, base, min(length, room - len(data)))
+    return _write(process, thread, fd, bytes(data), SYS_WRITEV)
+
+
+def _room(process: Process, file: OpenFile) -> int:
+    """How much of a write is taken at once: of standard output, enough to be beyond its limit."""
+    if isinstance(file, Output) and process.output_limit is not None:
+        return min(MAX_RW_COUNT, process.output_limit - len(process.output[file.fd]) + 1)
+    return MAX_RW_COUNT
 
 
 def _open(process: Process, path: bytes, flags: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from emulator.fault import GuestStopped
+from emulator.fault import NotModelled
 from emulator.linux.clock import BOOT, EPOCH, get_timespec
 from emulator.linux.errno import Errno
 from emulator.linux.threads import Thread, ThreadState, Wait
@@ -37,7 +37,7 @@ def futex(
         count = val & 0xFFFF_FFFF
         return wake(process, thread, uaddr, count - (count >> 31 << 32), bitset)
     if command not in (FUTEX_WAIT, FUTEX_WAIT_BITSET):
-        raise GuestStopped(
+        raise NotModelled(
             f"futex operation {command} is not modelled", thread.tid, thread.registers.copy()
         )
     deadline = None

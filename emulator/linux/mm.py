@@ -1,14 +1,15 @@
 """Anonymous memory: mm/mmap.c, mm/mprotect.c, mm/madvise.c; see mmap(2), mprotect(2), madvise(2).
 
-A mapping takes host memory only where it is touched. `Process.memory_limit` bounds what may be
-writable at once, as RLIMIT_DATA does: beyond it a call fails with ENOMEM.
+A mapping takes host memory only where it is touched. `Process.memory_limit` bounds what may have
+been written to, which is more than RLIMIT_DATA counts: memory that is made read-only keeps what it
+holds. Beyond it a call fails with ENOMEM.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from emulator.fault import GuestStopped
+from emulator.fault import NotModelled
 from emulator.linux.errno import Errno
 from emulator.memory import PAGE, Prot
 
@@ -24,14 +25,16 @@ MAP_FIXED_NOREPLACE: Final = 0x100000
 
 TASK_SIZE: Final = (1 << 47) - PAGE
 MMAP_MIN_ADDR: Final = 0x1_0000  # vm.mmap_min_addr
+MAX_MAP_COUNT: Final = 16_384  # vm.max_map_count; the host has 65,530 for all that it does
 
 MADV_DONTNEED: Final = 4
 MADV_COLLAPSE: Final = 25
+_CHUNK: Final = 1 << 20  # bytes that are written at once
 _ADVICE_WITHOUT_EFFECT: Final = (0, 1, 2, 3, 8, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21)
 
 
-def _unmodelled(thread: Thread, what: str) -> GuestStopped:
-    return GuestStopped(f"{what} is not modelled", thread.tid, thread.registers.copy())
+def _unmodelled(thread: Thread, what: str) -> NotModelled:
+    return NotModelled(f"{what} is not modelled", thread.tid, thread.registers.copy())
 
 
 def _free(process: Process, start: int, size: int) -> bool:
@@ -39,10 +42,12 @@ def _free(process: Process, start: int, size: int) -> bool:
 
 
 def _place(process: Process, size: int) -> int:
-    """The next address without a hint at which so much is free."""
+    """The next address without a hint at which so much is free; 0 where there is none."""
     start = process.mmap_next
-    while taken := process.memory.overlapping(start, size):
+    while start + size <= TASK_SIZE and (taken := process.memory.overlapping(start, size)):
         start = taken[-1].end
+    if start + size > TASK_SIZE:
+        return 0
     process.mmap_next = start + size
     return start
 
@@ -51,8 +56,8 @@ def _writable(process: Process, start: int, size: int, prot: int) -> bool:
     """Whether a range may become so, under the limit on writable memory."""
     if not prot & Prot.WRITE or process.memory_limit is None:
         return True
-    before = sum(r.size for r in process.memory.overlapping(start, size) if r.prot & Prot.WRITE)
-    total = sum(r.size for r in process.memory.regions if r.prot & Prot.WRITE)
+    before = sum(r.size for r in process.memory.overlapping(start, size) if r.written)
+    total = sum(r.size for r in process.memory.regions if r.written)
     return total - before + size <= process.memory_limit
 
 
@@ -80,24 +85,42 @@ def mmap(
     hinted = MMAP_MIN_ADDR <= start <= TASK_SIZE - size
     if not fixed and not (hinted and _free(process, start, size)):
         start = _place(process, size)
-    if not _writable(process, start, size, prot):
+    if not start or not _writable(process, start, size, prot):
         return -Errno.ENOMEM
-    _fill(process, start, size, Prot(prot & 7))
-    return start
+    return start if _fill(process, start, size, Prot(prot & 7)) else -Errno.ENOMEM
 
 
-def _fill(process: Process, start: int, size: int, prot: Prot) -> None:
-    """Zeroed memory in a range; what is mapped there already keeps its place in the host."""
+def _fill(process: Process, start: int, size: int, prot: Prot) -> bool:
+    """Zeroed memory in a range; what is mapped there already keeps its place in the host.
+
+    False, and nothing is changed, where the host has no more address space, or there would be too
+    many pieces.
+    """
     memory = process.memory
-    memory.zero(start, size)
-    memory.protect(start, size, prot)
-    at = start
-    for part in [*memory.overlapping(start, size), None]:
-        end = part.start if part is not None else start + size
-        if at < end:
-            process.attach(memory.map(f"mmap {at:#x}", at, end - at, prot, private=True))
-        at = part.end if part is not None else end
+    there = memory.overlapping(start, size)
+    ends = [part.start for part in there] + [start + size]
+    gaps = [
+        (at, end)
+        for at, end in zip([start, *(part.end for part in there)], ends, strict=True)
+        if at < end
+    ]
+    if len(memory.regions) + len(gaps) > MAX_MAP_COUNT:
+        return False
+    made = []
+    try:
+        for at, end in gaps:
+            made.append(memory.map(f"mmap {at:#x}", at, end - at, prot, private=True))
+            process.attach(made[-1])
+    except OSError:
+        for region in made:
+            memory.unmap(region.start, region.size)
+        process.remap()
+        return False
+    for part in there:
+        memory.zero(part.start, part.size)
+        memory.protect(part.start, part.size, prot, fresh=True)
     process.remap()
+    return True
 
 
 def munmap(process: Process, thread: Thread, addr: int, length: int) -> int:
@@ -156,8 +179,11 @@ def mincore(process: Process, thread: Thread, addr: int, length: int, vec: int) 
         return -Errno.EINVAL
     if sum(part.size for part in process.memory.overlapping(addr, size)) != size:
         return -Errno.ENOMEM
-    from emulator.linux.uaccess import copy_to_user
+    from emulator.linux.uaccess import check_writable, copy_to_user
 
-    copy_to_user(process.memory, vec, b"\1" * (size // PAGE))
     del thread
+    pages = size // PAGE
+    check_writable(process.memory, vec, pages)
+    for at in range(0, pages, _CHUNK):
+        copy_to_user(process.memory, vec + at, b"\1" * min(_CHUNK, pages - at))
     return 0

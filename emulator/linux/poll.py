@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from emulator.fault import GuestStopped
+from emulator.fault import NotModelled
 from emulator.linux.errno import Errno
 from emulator.linux.open_file import O_NONBLOCK, EventPoll, FileError, Interest, OpenFile
 from emulator.linux.threads import Thread, ThreadState, Wait
@@ -124,7 +124,7 @@ def epoll_pwait(
 ) -> int | None:  # fmt: skip
     """As epoll_wait; a signal mask for its time is not modelled, and programs give none."""
     if sigmask:
-        raise GuestStopped(
+        raise NotModelled(
             "epoll_pwait with a signal mask is not modelled", thread.tid, thread.registers.copy()
         )
     return _wait(process, thread, epfd, events, maxevents, timeout, SYS_EPOLL_PWAIT)

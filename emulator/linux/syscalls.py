@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from emulator.events import SystemCall
-from emulator.fault import GuestStopped
-from emulator.linux import clock, clone, files, futex, mm, poll, sigaction, system
+from emulator.fault import NotModelled
+from emulator.linux import clock, clone, files, futex, mm, namei, poll, sigaction, system
 from emulator.linux.errno import Errno
 from emulator.linux.open_file import FileError
 from emulator.linux.uaccess import AccessFault
@@ -74,7 +74,16 @@ TABLE: Final[dict[int, Entry]] = {
         62: sigaction.kill,
         63: system.uname,
         72: files.fcntl,
+        76: namei.truncate,
         79: files.getcwd,
+        80: namei.chdir,
+        82: namei.rename,
+        83: namei.mkdir,
+        84: namei.rmdir,
+        86: namei.link,
+        87: namei.unlink,
+        88: namei.symlink,
+        90: namei.chmod,
         96: clock.gettimeofday,
         97: system.getrlimit,
         99: system.sysinfo,
@@ -101,8 +110,14 @@ TABLE: Final[dict[int, Entry]] = {
         233: poll.epoll_ctl,
         234: sigaction.tgkill,
         257: files.openat,
+        258: namei.mkdirat,
         262: files.newfstatat,
+        263: namei.unlinkat,
+        264: namei.renameat,
+        265: namei.linkat,
+        266: namei.symlinkat,
         267: files.readlinkat,
+        268: namei.fchmodat,
         269: files.faccessat,
         281: poll.epoll_pwait,
         290: files.eventfd2,
@@ -110,6 +125,7 @@ TABLE: Final[dict[int, Entry]] = {
         292: files.dup3,
         293: files.pipe2,
         302: system.prlimit64,
+        316: namei.renameat2,
         318: system.getrandom,
     }.items()
 }
@@ -119,17 +135,26 @@ MISSING: Final = {
     4: "stat", 6: "lstat", 7: "poll", 18: "pwrite64", 19: "readv", 23: "select", 25: "mremap",
     32: "dup", 33: "dup2", 34: "pause", 38: "setitimer", 41: "socket", 42: "connect",
     53: "socketpair", 57: "fork", 58: "vfork", 59: "execve", 61: "wait4", 77: "ftruncate",
-    83: "mkdir", 87: "unlink", 101: "ptrace", 128: "rt_sigtimedwait", 129: "rt_sigqueueinfo",
+    101: "ptrace", 128: "rt_sigtimedwait", 129: "rt_sigqueueinfo",
     130: "rt_sigsuspend", 217: "getdents64", 222: "timer_create", 247: "waitid", 270: "pselect6",
     271: "ppoll", 288: "accept4", 297: "rt_tgsigqueueinfo", 322: "execveat", 334: "rseq",
     424: "pidfd_send_signal", 434: "pidfd_open", 435: "clone3", 439: "faccessat2",
 }  # fmt: skip
 
 
+def _refuse(thread: Thread, number: int, pc: int) -> NoReturn:
+    name = f" ({MISSING[number]})" if number in MISSING else ""
+    raise NotModelled(
+        f"system call {number}{name} at {pc:#x} is not modelled",
+        thread.tid,
+        thread.registers.copy(),
+    )
+
+
 def dispatch(process: Process, thread: Thread) -> None:
     """Carries out the system call of a thread whose RIP is behind its SYSCALL.
 
-    Raises GuestStopped, naming number and place, where the call is not modelled.
+    Raises NotModelled, naming number and place, or returns ENOSYS if Process.enosys says so.
     """
     registers = thread.registers
     number = registers["RAX"] & 0xFFFF_FFFF
@@ -137,27 +162,23 @@ def dispatch(process: Process, thread: Thread) -> None:
     registers["RCX"] = registers["RIP"]
     registers["R11"] = registers["RFLAGS"]
     entry = TABLE.get(number)
-    if entry is None and process.enosys:
-        registers["RAX"] = -Errno.ENOSYS
-        name = MISSING.get(number, f"syscall_{number}")
-        process.events.emit(
-            SystemCall(tid=thread.tid, pc=pc, name=name, args=(), result=-Errno.ENOSYS)
-        )
-        return
-    if entry is None:
-        name = f" ({MISSING[number]})" if number in MISSING else ""
-        raise GuestStopped(
-            f"system call {number}{name} at {pc:#x} is not modelled", thread.tid, registers.copy()
-        )
-    arguments = tuple(registers[name] for name in ARGUMENTS[: entry.arguments])
+    arguments: tuple[int, ...] = ()
     try:
+        if entry is None:
+            _refuse(thread, number, pc)
+        arguments = tuple(registers[name] for name in ARGUMENTS[: entry.arguments])
         result = entry.function(process, thread, *arguments)
+    except NotModelled:
+        if not process.enosys:
+            raise
+        result, arguments = -Errno.ENOSYS, ()
     except AccessFault:
         result = -Errno.EFAULT
     except FileError as error:
         result = -error.errno
+    called = entry.name if entry is not None else MISSING.get(number, f"syscall_{number}")
     if result is not None:
         registers["RAX"] = result
     process.events.emit(
-        SystemCall(tid=thread.tid, pc=pc, name=entry.name, args=arguments, result=result)
+        SystemCall(tid=thread.tid, pc=pc, name=called, args=arguments, result=result)
     )

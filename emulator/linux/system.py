@@ -31,8 +31,10 @@ def uname(process: Process, thread: Thread, name: int) -> int:
     return 0
 
 
-def sched_getaffinity(process: Process, thread: Thread, _pid: int, length: int, mask: int) -> int:
+def sched_getaffinity(process: Process, thread: Thread, pid: int, length: int, mask: int) -> int:
     """The first `Process.cpus` processors; how many bytes of the mask were written."""
+    if pid and pid not in process.threads:
+        return -Errno.ESRCH
     del thread
     size = 8 * -(-process.cpus // 64)
     if length % 8 or length < size:
