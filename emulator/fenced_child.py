@@ -100,14 +100,15 @@ class FencedChild(Tracee):
         self._libc.mprotect.argtypes = (c_void_p, c_size_t, c_int)
         size = sum(region.size for region in self._regions)
         self._place = _room(PAGE + size, self._regions)
+        parent = os.getpid()
         # os.fork would run every library's at-fork handlers, and warns where there are threads.
         self.pid = ctypes.PyDLL(None).fork()
         if self.pid == 0:
-            self._become_child()
+            self._become_child(parent)
         if self.pid < 0:
             self.pid = 0
             raise NativeUnavailableError("the native engine has no room for a process")
-        self.close = weakref.finalize(self, _end, self.pid, os.getpid())
+        self.close = weakref.finalize(self, _end, self.pid, parent)
         try:
             self.wait()
         except ChildGoneError:
@@ -124,10 +125,12 @@ class FencedChild(Tracee):
             self.close()
             raise
 
-    def _become_child(self) -> None:
+    def _become_child(self, parent: int) -> None:
         """The child: makes the page from which all its system calls are made, and stops."""
         try:
             self._libc.prctl(_PR_SET_PDEATHSIG, c_ulong(signal.SIGKILL))
+            if os.getppid() != parent:  # it has died already
+                os._exit(1)
             source, flags = host_address(memoryview(self._page)), _MREMAP_MAYMOVE | _MREMAP_FIXED
             place = self._libc.mremap(source, 0, PAGE, flags, self._place)
             if place != self._place or self._libc.mprotect(place, PAGE, int(Prot.RX)) != 0:

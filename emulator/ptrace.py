@@ -133,7 +133,13 @@ class Tracee:
     # Registers.
 
     def load(self, registers: Registers) -> None:
-        """Sets all registers."""
+        """Sets all registers; raises NativeUnavailableError for those that this processor lacks."""
+        present = 3 | extended.in_use(registers.extended)  # x87 and SSE
+        missing = present & ~3 & ~self.features
+        if missing:
+            raise NativeUnavailableError(
+                f"this processor lacks registers that are in use (components {missing:#x} of XCR0)"
+            )
         values = _BLOCK.unpack_from(registers.block)
         fixed = _FIXED.get
         user = (
@@ -145,7 +151,6 @@ class Tracee:
         area = self._area
         area[:_XCR0_AT] = fxsave.store(registers)[:_XCR0_AT]
         state = extended.whole(registers.extended)
-        present = 3 | extended.in_use(registers.extended)  # x87 and SSE
         area[_HEADER] = present.to_bytes(8, "little").ljust(64, b"\0")
         for bit, at in self._offsets.items():
             if present & bit:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from both_engines import EXAMPLES
 from native_host import native_objection
 
 from emulator.engines import ENGINES
@@ -117,3 +118,36 @@ def test_a_ctrl_c_in_an_endless_loop_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted" in out
     assert not any(Path(f"/proc/{guest}").exists() for guest in guests)
+
+
+# seccomp(2), linux/filter.h: a filter under which one system call fails with EPERM.
+DENYING = """
+import ctypes, struct, sys
+from pushcall.cli import main
+denied = int(sys.argv.pop(1))
+parts = (0x20, 0, 0, 0), (0x15, 0, 1, denied), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)
+code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *part) for part in parts))
+program = struct.pack("<H6xQ", len(parts), ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, program, 0, 0) == 0
+main()
+"""
+DENIED = {PTRACE: "needs ptrace, which this host does not allow", 317: "be fenced by seccomp"}
+
+
+@pytest.mark.parametrize("number", DENIED)
+@pytest.mark.parametrize("command", ["run", "check", "compare"])
+def test_a_host_that_denies_it_is_told_in_one_line(command: str, number: int) -> None:
+    arguments = [command, str(EXAMPLES / "add.s")]
+    arguments += [] if command == "compare" else ["--engine", "native"]
+    ran = subprocess.run(
+        [sys.executable, "-c", DENYING, str(number), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("pushcall: the native engine")
+    assert DENIED[number] in line

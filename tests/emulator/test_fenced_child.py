@@ -250,3 +250,15 @@ def test_memory_that_cannot_be_shared_is_refused() -> None:
     made.map("arena", 0xC0_0000_0000, 0x1000, Prot.RW, private=True)
     with pytest.raises(NativeUnavailableError, match="arena"):
         FencedChild(made)
+
+
+def test_registers_that_the_processor_lacks_are_refused() -> None:
+    child = FencedChild(memory())
+    child.features &= ~0xE0  # AVX-512's
+    registers = Registers()
+    registers["YMM3"] = 1 << 200 if child.features & 4 else 0
+    child.load(registers)
+    registers["K1"] = 5
+    with pytest.raises(NativeUnavailableError, match="components 0x20 of XCR0"):
+        child.load(registers)
+    child.close()
