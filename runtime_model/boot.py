@@ -40,7 +40,7 @@ from runtime_model.go_asm_h import Package
 from runtime_model.layout import load
 from runtime_model.policy import Policy
 from runtime_model.runtime import Runtime
-from runtime_model.runtime2 import Sched, _Gdead, _Gidle, _Grunnable
+from runtime_model.runtime2 import Sched, _Gdead, _Gidle, _Grunnable, _Gwaiting
 from runtime_model.symtab import ImageTable
 from runtime_model.version import DEFAULT, NEWEST, OLDEST, GoVersion
 from runtime_model.watch import Watch
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from emulator.linux.kernel_bugs import KernelBug
     from emulator.linux.threads import Thread
     from runtime_model.call import Call
+    from runtime_model.runtime2 import G
     from runtime_model.toolchain import Toolchain
     from runtime_model.trampoline import Trampoline
 
@@ -310,6 +311,7 @@ def _lay_out(rt: Runtime, config: Config) -> None:
     rt.allp = tuple(_allocp(rt, i) for i in range(procs))
     rt.mheap = mheap.mallocinit(rt) if config.gc else 0
     rt.gcwork = mgc.gcinit(rt) if config.gc else 0
+    rt.gcworker_g = _alloc_worker(rt, config.goroutines + 1, len(ms)) if config.gc else 0
     m0 = rt.m(ms[0])
     machine.spawn(
         rip=rt.symbol("rt0_go"),
@@ -361,6 +363,16 @@ def _allocm(rt: Runtime, number: int) -> int:
     return mp.address
 
 
+def _alloc_worker(rt: Runtime, goid: int, number: int) -> int:
+    """GcBgMarkWorker's goroutine, parked; `number` is that of the place of its stack."""
+    low = SYSTEM_STACKS + number * 0x10_0000
+    gp = rt.g(_malg(rt, "stack of the mark worker", low + PAGE, rt.version.g0_stack))
+    gp.goid = goid
+    gp.atomicstatus = _Gwaiting
+    _start_at(rt, gp, rt.symbol("gcBgMarkWorker.dedicated"))
+    return gp.address
+
+
 def _allocp(rt: Runtime, number: int) -> int:
     pp = rt.p(rt.persistentalloc(rt.layout.size("p")))
     pp.id = number
@@ -376,6 +388,11 @@ def _newproc(rt: Runtime, fn: int, goid: int, words: tuple[int, ...] = ()) -> in
     gp.stackguard0 = gp.stack_lo + rt.stackGuard
     gp.stackguard1 = 0xFFFF_FFFF_FFFF_FFFF
     gp.atomicstatus = _Gdead
+    _start_at(rt, gp, fn, words)
+    return gp.address
+
+
+def _start_at(rt: Runtime, gp: G, fn: int, words: tuple[int, ...] = ()) -> None:
     sp = gp.stack_hi - MAIN_FRAME - 8 - (8 * len(words) + 15 & -16)
     rt.memory.put_u64(sp, rt.symbol("goexit") + 1)
     for number, word in enumerate(words, 1):
@@ -385,7 +402,6 @@ def _newproc(rt: Runtime, fn: int, goid: int, words: tuple[int, ...] = ()) -> in
     gp.sched_pc = fn
     gp.sched_g = gp.address
     gp.startpc = fn
-    return gp.address
 
 
 # What m0 does in machine code's name: rt0_go -> schedinit, then mstart -> mstart1 on every M.
@@ -476,6 +492,8 @@ _GATES: Final[dict[str, Callable[[Runtime], int | None]]] = {
     "mstart2": _mstart2,
     "newstack": newstack.newstack,
     "gcBgMarkWorker.work": mgc.gcBgMarkWorker_work,
+    "gcBgMarkWorker.drain": mgc.gcBgMarkWorker_drain,
+    "gcBgMarkWorker.park": _on_g(mgc.gcBgMarkWorker_park),
     "goexit1": proc.goexit1,
     "freezetheworld.work": proc_freeze.freezetheworld_work,
     "entersyscall": proc_syscall.entersyscall,

@@ -147,6 +147,8 @@ class Invariants:
         return ", ".join(f"goroutine {g} on M{m}" for m, g in self.running.items())
 
     def _status(self, event: StatusChanged) -> None:
+        if event.goid not in self.statuses:
+            return  # a goroutine of the runtime's own
         change = f"goroutine {event.goid}: {status_name(event.old)} to {status_name(event.new)}"
         if (event.old, event.new) not in self.legal:
             self.fail(f"{change} is no step that the runtime makes", event.tid)
@@ -202,7 +204,8 @@ class Invariants:
         if self.running.pop(event.m, None) != event.goid:
             self.fail(f"goroutine {event.goid} left M{event.m} and did not run there", event.tid)
         if event.why != "exited":
-            gp = next(g for g in map(self.rt.g, self.rt.goroutines) if g.goid == event.goid)
+            everybody = (*self.rt.goroutines, self.rt.gcworker_g)
+            gp = next(g for g in map(self.rt.g, everybody) if g.goid == event.goid)
             self._may_leave(self._m_of(event.tid), gp)
 
     # States.

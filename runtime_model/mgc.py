@@ -2,7 +2,8 @@
 
 In Go it is a goroutine that runs on the system stack of a P of its own, a dedicated worker. Here it
 is the M of such a P; its loop is machine code (asm/go/proc_amd64.s). It marks what the stacks point
-to and nothing beyond: there is no sweep, and no write barrier.
+to and nothing beyond: there is no sweep, and no write barrier. If the pacer wants a second one, it
+enlists it (mgcpacer.py): that is a goroutine, which shares the stacks with the first.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from runtime_model import mheap, proc_world
+from runtime_model.gc_work import suspending
 from runtime_model.mgcmark import scanstack
-from runtime_model.suspend import DEAD, SUSPENDED, resumeG, scang, suspendG, suspending, yieldDelay
+from runtime_model.mgcpacer import enlistWorker
+from runtime_model.proc import casgstatus, leave, schedule
+from runtime_model.runtime2 import _Grunning, _Gwaiting
+from runtime_model.suspend import DEAD, SUSPENDED, resumeG, scang, suspendG, yieldDelay
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
+    from runtime_model.runtime2 import G
 
 # How the worker waits, as its machine code knows it.
 IDLE: Final = 0
@@ -25,16 +31,25 @@ NOTETSLEEP: Final = proc_world.NOTETSLEEP
 
 def gcinit(rt: Runtime) -> int:
     """Memory for the worker's variables."""
-    return rt.persistentalloc(suspending.SIZE)
+    return rt.persistentalloc(2 * suspending.SIZE)
 
 
 def worker(rt: Runtime) -> suspending:
-    """The worker's variables; rt has a worker."""
+    """The first worker's variables; rt has a worker."""
     return suspending(rt.memory, rt.gcwork)
 
 
-def gcStart(rt: Runtime) -> None:
-    """Asks the worker for a scan of all stacks, with nothing marked."""
+def second_worker(rt: Runtime) -> suspending:
+    """Those of the worker that may be enlisted."""
+    return suspending(rt.memory, rt.gcwork + suspending.SIZE)
+
+
+def gcStart(rt: Runtime, *, dedicated: int = 1) -> None:
+    """Asks the worker for a scan of all stacks, with nothing marked.
+
+    dedicated: how many workers the pacer wants, 1 or 2.
+    """
+    worker(rt).dedicatedMarkWorkersNeeded = dedicated - 1
     mheap.clear_marks(rt)
     for address in rt.goroutines:
         gp = rt.g(address)
@@ -59,15 +74,44 @@ def gcDrain(rt: Runtime) -> int:
     if not frame.scanning:
         if not frame.wanted:
             return IDLE
-        frame.wanted, frame.scanning, frame.index = 0, 1, 0
-        frame.begin()
-    while frame.index < len(rt.goroutines):
+        frame.wanted, frame.scanning, frame.busy, frame.markrootNext = 0, 1, 0, 0
+        enlistWorker(rt)
+    return _drain(rt, frame)
+
+
+def gcBgMarkWorker_drain(rt: Runtime) -> None:
+    """The gate of the second worker, a goroutine: AX = how to wait, or IDLE to park."""
+    frame = second_worker(rt)
+    if not frame.scanning:
+        frame.scanning, frame.busy = 1, 0
+    result = _drain(rt, frame)
+    rt.clobber()
+    rt.thread.registers["RAX"] = result
+
+
+def gcBgMarkWorker_park(rt: Runtime, gp: G) -> int:
+    """gopark: the second worker waits until it is wanted again."""
+    casgstatus(rt, gp, _Grunning, _Gwaiting)
+    leave(rt, gp, "parked")
+    return schedule(rt)
+
+
+def _drain(rt: Runtime, frame: suspending) -> int:
+    """Takes stacks (work.markrootNext) until there are no more."""
+    work = worker(rt)
+    while True:
+        if not frame.busy:
+            if work.markrootNext >= len(rt.goroutines):
+                break
+            frame.index, frame.busy = work.markrootNext, 1
+            work.markrootNext += 1
+            frame.begin()
         if not markroot(rt, frame):
             return _wait(rt, frame)
-        frame.index += 1
-        frame.begin()
+        frame.busy = 0
     frame.scanning = 0
-    frame.cycles += 1
+    if not work.scanning and not second_worker(rt).scanning:
+        work.cycles += 1  # gcMarkDone: nobody marks any more
     return IDLE
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from runtime_model import preempt_xreg, stackpool
 from runtime_model.events import Descheduled, Executing, Queued, SafePointFunction, StatusChanged
+from runtime_model.gc_work import suspending
 from runtime_model.panic import Throw
 from runtime_model.runtime import KEPT_BY_ABI0, KEPT_WITH_G, named
 from runtime_model.runtime2 import (
@@ -287,7 +288,10 @@ def schedule(rt: Runtime) -> int:
 
 @named
 def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
-    """Every 61st time the global queue first; then the own queue, the global one, others'."""
+    """A mark worker that is wanted; each 61st time the global queue; the own; global; others'."""
+    worker = findRunnableGCWorker(rt) if rt.gcwork else None
+    if worker is not None:
+        return worker, False
     if pp.schedtick % 61 == 0:
         gp = globrunqget(rt, pp, 1)
         if gp is not None:
@@ -299,6 +303,19 @@ def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
     if gp is None:
         gp = stealWork(rt, pp)
     return gp, False
+
+
+def findRunnableGCWorker(rt: Runtime) -> G | None:
+    """The second mark worker, if the pacer wants one and something is to be marked (mgcpacer)."""
+    work = suspending(rt.memory, rt.gcwork)
+    gp = rt.g(rt.gcworker_g)
+    available = work.scanning and work.markrootNext < len(rt.goroutines)
+    if not available or not work.dedicatedMarkWorkersNeeded or gp.atomicstatus != _Gwaiting:
+        return None
+    rt.enter("findRunnableGCWorker")
+    work.dedicatedMarkWorkersNeeded -= 1
+    casgstatus(rt, gp, _Gwaiting, _Grunnable)
+    return gp
 
 
 @named
@@ -374,7 +391,8 @@ def execute(rt: Runtime, gp: G, inherit_time: bool) -> int:
 # How a goroutine leaves its M.
 
 
-def _leave(rt: Runtime, gp: G, why: str) -> None:
+def leave(rt: Runtime, gp: G, why: str) -> None:
+    """Dropg, told."""
     pp = rt.p(rt.m(gp.m).p)
     rt.machine.events.emit(Descheduled(tid=rt.thread.tid, goid=gp.goid, p=pp.id, why=why))
     dropg(rt)
@@ -384,7 +402,7 @@ def _leave(rt: Runtime, gp: G, why: str) -> None:
 def goschedImpl(rt: Runtime, gp: G, why: str) -> int:
     """Gp becomes runnable, joins the global queue, and the M schedules."""
     casgstatus(rt, gp, _Grunning, _Grunnable)
-    _leave(rt, gp, why)
+    leave(rt, gp, why)
     globrunqput(rt, gp)
     if rt.version.gosched_wakes:
         wakep(rt)
@@ -407,7 +425,7 @@ def gosched_m(rt: Runtime, gp: G) -> int:
 def preemptPark(rt: Runtime, gp: G) -> int:
     """Gp parks as _Gpreempted; whoever asked for it (suspendG) makes it runnable again."""
     casgstatus(rt, gp, _Grunning, _Gscan | _Gpreempted)
-    _leave(rt, gp, "parked")
+    leave(rt, gp, "parked")
     casgstatus(rt, gp, _Gscan | _Gpreempted, _Gpreempted)
     return schedule(rt)
 
@@ -429,7 +447,7 @@ def goexit1(rt: Runtime) -> int:
 def goexit0(rt: Runtime, gp: G) -> int:
     """Gp is dead; with the last one the program ends, as when main's Wait returns."""
     casgstatus(rt, gp, _Grunning, _Gdead)
-    _leave(rt, gp, "exited")
+    leave(rt, gp, "exited")
     gfput(rt, gp)
     if all(rt.g(address).atomicstatus == _Gdead for address in rt.goroutines):
         return rt.tail("exit", 0)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from runtime_model.events import SafePointFunction, WorldStopped
+from runtime_model.gc_work import suspending
 from runtime_model.proc import newm, notewakeup, pidleget, pidleput, runqempty, wakep
 from runtime_model.proc_syscall import handoffp, in_syscall, takeP
 from runtime_model.proc_sysmon import preemptall
 from runtime_model.runtime import named
 from runtime_model.runtime2 import _Pgcstop, _Pidle, _Prunning
-from runtime_model.suspend import suspending
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime

@@ -87,6 +87,7 @@ class Runtime:
     free_ms: int  # address of the list of Ms that have no thread yet
     sysmon_m: int = 0
     gcworker_m: int = 0
+    gcworker_g: int = 0  # the second mark worker, a goroutine of the runtime's own
     gcwork: int = 0  # address of the mark worker's variables; 0: there is none
     mheap: int = 0  # address of the heap's spans
 

@@ -41,6 +41,7 @@ class What(Enum):
     STOP = "stop"  # the world is stopped, and started again
     EACH = "each"  # a function is run on every P (forEachP)
     SCAN = "scan"  # all stacks are scanned (suspendG; scang in 1.13)
+    ENLIST = "enlist"  # the same, and the pacer wants a second mark worker (enlistWorker)
     LOCKS = "locks"  # the M that is running takes a lock of the runtime's (m.locks)
     MALLOCING = "mallocing"  # … allocates memory (m.mallocing)
     PREEMPTOFF = "preemptoff"  # … switches preemption off (m.preemptoff)
@@ -137,6 +138,8 @@ class Scheduled:
             case What.SCAN if not (worker.wanted or worker.scanning):
                 mgc.gcStart(rt)
                 self._wake_worker()
+            case What.ENLIST if not (worker.wanted or worker.scanning):
+                mgc.gcStart(rt, dedicated=2)
             case What.SLICE:
                 rt.machine.scheduler.slice_ns = number
             case What.FREE:

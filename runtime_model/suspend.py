@@ -7,7 +7,7 @@ how to wait between two rounds is the caller's to do, in machine code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from runtime_model.events import ScanRequested
 from runtime_model.mgcmark import scanstack
@@ -29,53 +29,12 @@ from runtime_model.signal_unix import preemptM
 from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
-    from emulator.memory import Memory
+    from runtime_model.gc_work import suspending
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import G
 
 yieldDelay: Final = 10_000  # ns
 _STOPPED: Final = (_Grunnable, _Gsyscall, _Gwaiting)
-
-
-class Word:
-    """A descriptor for word `index` of a block of variables."""
-
-    def __init__(self, index: int) -> None:
-        self.offset = 8 * index
-
-    def __get__(self, block: suspending, owner: type | None = None) -> int:
-        return block.memory.u64(block.address + self.offset)
-
-    def __set__(self, block: suspending, value: int) -> None:
-        block.memory.put_u64(block.address + self.offset, value)
-
-
-class suspending:  # a frame of Go's
-    """The local variables of suspendG, and of the loop over goroutines around it."""
-
-    SIZE: ClassVar[int] = 128
-
-    wanted = Word(0)  # a scan of all stacks is asked for
-    scanning = Word(1)
-    index = Word(2)  # of the goroutine that is being stopped
-    i = Word(3)
-    nextYield = Word(4)
-    stopped = Word(5)
-    asyncM = Word(6)
-    asyncGen = Word(7)
-    nextPreemptM = Word(8)
-    cycles = Word(9)  # scans of all stacks that came to their end
-    world = Word(10)  # proc_world.py: what is asked for or under way
-    start_at = Word(11)  # when a stopped world is to be started
-
-    def __init__(self, memory: Memory, address: int) -> None:
-        self.memory = memory
-        self.address = address
-
-    def begin(self) -> None:
-        """Suspending another goroutine: nothing has been tried."""
-        self.memory.write(self.address + 24, bytes(48))
-
 
 # What a round of suspendG or scang came to.
 AGAIN: Final = 0

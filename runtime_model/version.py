@@ -107,6 +107,11 @@ class GoVersion:
         return self.number <= (1, 25)
 
     @cached_property
+    def enlists_idle(self) -> bool:
+        """Whether enlistWorker wakes an idle P before it preempts one (Green Tea): since 1.26."""
+        return self.number >= (1, 26)
+
+    @cached_property
     def curg_checked(self) -> bool:
         """Whether canPreemptM refuses a goroutine in a system call: since 1.26."""
         return self.number >= (1, 26)

@@ -71,6 +71,29 @@ note:
 	CALL	runtime·futex(SB)
 	JMP	loop
 
+// The second mark worker, a goroutine: it marks while there is something, then parks.
+TEXT runtime·gcBgMarkWorker·dedicated(SB), NOSPLIT, $16-0
+	NO_LOCAL_POINTERS
+mark:
+	CALL	runtime·gcBgMarkWorker·drain(SB)	// AX as above, without 3
+	CMPL	AX, $1
+	JEQ	spin
+	JHI	yield
+	MOVQ	$runtime·gcBgMarkWorker·park·f(SB), AX
+	MOVQ	AX, 0(SP)
+	CALL	runtime·mcall(SB)
+	JMP	mark
+spin:
+	MOVL	$10, AX
+again:
+	PAUSE
+	SUBL	$1, AX
+	JNZ	again
+	JMP	mark
+yield:
+	CALL	runtime·osyield(SB)
+	JMP	mark
+
 // What a program that dies sleeps between its requests to stop (proc_freeze.py); the last call of
 // freezetheworld·work does not return.
 TEXT runtime·freezetheworld(SB), NOSPLIT, $8-0
@@ -111,6 +134,8 @@ TEXT runtime·Gosched(SB), NOSPLIT, $8-0
 	RET
 
 // Func values of the gates that mcall is given here and by goexit1.
+DATA	runtime·gcBgMarkWorker·park·f(SB)/8, $runtime·gcBgMarkWorker·park(SB)
+GLOBL	runtime·gcBgMarkWorker·park·f(SB), RODATA|NOPTR, $8
 DATA	runtime·goexit0·f(SB)/8, $runtime·goexit0(SB)
 GLOBL	runtime·goexit0·f(SB), RODATA|NOPTR, $8
 DATA	runtime·gosched_m·f(SB)/8, $runtime·gosched_m(SB)

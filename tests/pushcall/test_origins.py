@@ -184,6 +184,28 @@ def test_a_p_that_nobody_waits_for_stays_with_its_system_call() -> None:
 
 
 @pytest.mark.parametrize("go", NEW)
+def test_the_pacer_enlists_a_second_worker(go: str) -> None:
+    # mgcpacer.go: enlistWorker, findRunnableGCWorker, first in findRunnable (proc.go); mgc.go:
+    # gcBgMarkWorker marks and parks.
+    events = outcome("enlist_worker", go=go).events
+    asked = next(i for i, e in enumerate(events) if _told(e) == "enlistWorker")
+    worker = 5  # the goroutine behind the program's four
+    told = [e for e in events[asked:] if not isinstance(e, StatusChanged) or e.goid == worker]
+    steps = path(told, "enlistWorker", "preemptone", "signalM", "PushedCall", "findRunnable",
+                 "findRunnableGCWorker", "status", "execute")  # fmt: skip
+    first = [s for s, _ in itertools.groupby(steps) if s != "signalM"]
+    assert first[: first.index("execute") + 1] == [
+        "enlistWorker", "preemptone", "PushedCall",
+        "findRunnable", "findRunnableGCWorker", "status _Gwaiting _Grunnable", "execute",
+    ]  # fmt: skip
+    # Each stack is scanned once, by one of the two, and the second worker parks.
+    scanned = [(e.goid, e.g == worker) for e in events if isinstance(e, StackScanned)]
+    assert sorted(goid for goid, _ in scanned) == [1, 2, 3, 4]
+    assert {by for _, by in scanned} == {False, True}
+    assert [e.why for e in events if isinstance(e, Descheduled) and e.goid == worker] == ["parked"]
+
+
+@pytest.mark.parametrize("go", NEW)
 def test_a_panic_freezes_the_world(go: str) -> None:
     # panic.go: startpanic_m; proc.go: freezetheworld, up to five preemptalls and one more, 1 ms
     # between; gcstopm on who is asked.
