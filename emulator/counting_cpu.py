@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 from emulator import checks
 from emulator.code_marks import CodeMarks
 from emulator.cpu import Stop, StopReason
-from emulator.data_breakpoints import DataBreakpoints
 from emulator.fault import Fault, FaultKind
 from emulator.hooks import (
     ARMED,
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from emulator.cpu import DataBreakpoint
+    from emulator.data_breakpoints import DataBreakpoints
     from emulator.memory import Region
     from emulator.observer import StepRecorder
     from emulator.witness import Witness
@@ -244,7 +244,11 @@ class CountingCpu(ExplainedStops):
         """Has exactly these data breakpoints from now on; meanwhile instructions run singly."""
         if self._data is not None:
             self._data.close()
-        self._data = DataBreakpoints(self.engine, breakpoints, self._cut) if breakpoints else None
+        self._data = None
+        if breakpoints:
+            from emulator.data_breakpoints import DataBreakpoints
+
+            self._data = DataBreakpoints(self.engine, breakpoints, self._cut)
         self._choose()
 
     def refuse(self, address: int, detail: str) -> None:

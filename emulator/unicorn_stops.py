@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from emulator import checks, cpuid, fence
-from emulator.accesses import accesses
 from emulator.cpu import Stop, StopReason
 from emulator.disassembly import disassemble
 from emulator.fault import Fault, FaultKind
@@ -368,6 +367,8 @@ class ExplainedStops:
 
         The processor asks for both at once; Unicorn reads first.
         """
+        from emulator.accesses import accesses  # rare, and some milliseconds
+
         registers = Registers()
         self.save(registers)
         code = self._marks.code(self._rip)

@@ -30,7 +30,7 @@ from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, Word, python_steps
 from runtime_model.assembly import assemble_batch, exports
 from runtime_model.call import SHIFT
 from runtime_model.events import Loss
-from runtime_model.watch import memory_losses
+from runtime_model.losses import memory_losses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,9 +32,9 @@ from pushcall.usage import UsageError
 from pushcall.verdict import Boundary, CheckResult, RegisterLoss
 from runtime_model.booted import Booted, Settings
 from runtime_model.events import Loss, PushedCall, Resumed
+from runtime_model.losses import memory_losses
 from runtime_model.poison import GENERAL_PART, STACK_POISON, VECTOR_PART, Poison
 from runtime_model.runtime2 import P
-from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

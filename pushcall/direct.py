@@ -35,9 +35,9 @@ from runtime_model.events import (
     Resumed,
     SafePointVerdict,
 )
+from runtime_model.losses import memory_losses
 from runtime_model.preempt import MAX_RESTART_DISTANCE
 from runtime_model.timers import request_preemption
-from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,7 +6,6 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from pushcall.show import show
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def listen(port: int) -> socket:
 def run(booted: Booted, server: socket) -> int | None:
     """As Machine.run, when gdb has connected, and as far as it says."""
     from emulator.gdb_remote import GdbRemote
+    from pushcall.show import show
 
     path = str(booted.binary.path.resolve())
     with server:

@@ -22,9 +22,9 @@ from pushcall.side import Side
 from pushcall.signal_child import SignalChild
 from runtime_model.boot import BadProgramError
 from runtime_model.events import Loss
+from runtime_model.losses import memory_losses
 from runtime_model.policy import Policy
 from runtime_model.preempt import Reason
-from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,11 +22,11 @@ _OF_SAVED: Final = frozenset(
 
 def saved(file: Path) -> SavedRun | None:
     """The saved run that a file is, ready to go on; UsageError for options that it has already."""
+    if not is_saved(file):
+        return None
     from pushcall.saved_run import SavedRun
     from pushcall.usage import UsageError
 
-    if not is_saved(file):
-        return None
     context = click.get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""

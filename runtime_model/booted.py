@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
-from asm.image import Image
 from emulator.disassembly import disassemble
 from emulator.events import Event, SignalSent
 from emulator.linux import execve, signals
@@ -37,15 +36,15 @@ from runtime_model.events import (
     PushedCall,
     Resumed,
 )
-from runtime_model.executable import ExecutableCode, ExecutableTable
+from runtime_model.losses import memory_losses
 from runtime_model.runtime2 import G, M, P
-from runtime_model.stack import stackPreempt
-from runtime_model.watch import memory_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from asm.image import Image
     from emulator.linux.threads import Thread
+    from runtime_model.executable import ExecutableCode, ExecutableTable
     from runtime_model.func_info import Frame, GoFunc
     from runtime_model.moduledata import GoBinary
 
@@ -123,15 +122,33 @@ class Booted:
         linux.set_stdin(settings.stdin)
         loaded = execve.load(machine, binary.elf, settings.argv, settings.envp)
         self.base = loaded.base
-        self.user = ExecutableCode(binary, loaded.base)
-        self.text = Image((), (), ())  # nothing of the runtime is the model's
-        self.functions = ExecutableTable(binary, loaded.base)
         machine.events.identity = self.identity
         self._find = lru_cache(4096)(self._find_uncached)
         self.entered: dict[int, Entered] = {}  # by goroutine, while it is preempted
         self._watch()
 
-    # Views.
+    # Views. Those of code are for who looks at it: a plain run is spared their imports.
+
+    @cached_property
+    def user(self) -> ExecutableCode:
+        """The executable's code."""
+        from runtime_model.executable import ExecutableCode
+
+        return ExecutableCode(self.binary, self.base)
+
+    @cached_property
+    def text(self) -> Image:
+        """Nothing of the runtime is the model's."""
+        from asm.image import Image
+
+        return Image((), (), ())
+
+    @cached_property
+    def functions(self) -> ExecutableTable:
+        """The executable's functions."""
+        from runtime_model.executable import ExecutableTable
+
+        return ExecutableTable(self.binary, self.base)
 
     def getg(self, thread: Thread) -> G | None:
         """The g that the thread's TLS slot holds; None before there is one."""
@@ -228,6 +245,8 @@ class Booted:
 
     def request_preemption(self, thread: Thread, why: str) -> None:
         """What preemptone does of the P that a thread runs (proc.go), and the signal."""
+        from runtime_model.stack import stackPreempt  # the model's runtime, of which this is all
+
         gp = self.getg(thread)
         assert gp is not None
         pp = self.p(self.m(gp.m).p)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.events import Event, Faulted, FrameBuilt
 from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
+from runtime_model.losses import memory_losses
 from runtime_model.poison import Poison
 from runtime_model.preempt_xreg import poison_scratch
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 # Registers that belong to the thread, not to the goroutine.
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
-MAX_MEMORY_LOSSES: Final = 8
 
 
 @dataclass(slots=True)
@@ -153,24 +153,3 @@ class Watch:
         for address, before in record.memory:
             losses += memory_losses(address, before, self.rt.memory.read(address, len(before)))
         return losses
-
-
-def memory_losses(address: int, before: bytes, after: bytes) -> list[Loss]:
-    """Eight-byte words that differ, as losses of MEMORY; at most MAX_MEMORY_LOSSES."""
-    if before == after:
-        return []
-    losses = []
-    for i in range(0, len(before), 8):
-        old, new = before[i : i + 8], after[i : i + 8]
-        if old != new:
-            losses.append(
-                Loss(
-                    register="MEMORY",
-                    address=address + i,
-                    before=int.from_bytes(old, "little"),
-                    after=int.from_bytes(new, "little"),
-                )
-            )
-            if len(losses) == MAX_MEMORY_LOSSES:
-                break
-    return losses
