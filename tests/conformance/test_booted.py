@@ -72,6 +72,22 @@ def test_its_own_sysmon_preempts_the_golang_nuts_program(version: str, way: str)
     assert out.resumed == len(out.preempted)
 
 
+@pytest.mark.parametrize("version", versions()[::7])
+def test_each_preemption_of_the_run_is_the_traces_of_that_number(version: str) -> None:
+    """Requests to several Ms overlap; the goroutine may go on without another's turn between."""
+    path = program(version, "nuts", "-gcflags=-N")
+    preempted = emulated(path).preempted
+    assert len(preempted) > 1
+    for number, each in enumerate(preempted[:4], 1):
+        command = [sys.executable, "-m", "pushcall", "trace", "--plain", "--preemption"]
+        ended = subprocess.run(
+            [*command, str(number), path], capture_output=True, text=True, check=True
+        )
+        assert f"SIGURG lands at {each.pc:#x} " in ended.stdout
+        assert "every register and the stack are as they were" in ended.stdout
+        assert len(ended.stdout.splitlines()) < 5000
+
+
 @pytest.mark.parametrize("version", versions())
 def test_with_asyncpreemptoff_no_signal_is_sent(version: str) -> None:
     path = program(version, "nuts", "-gcflags=-N")
