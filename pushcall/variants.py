@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from pushcall import audit_snippet, explain, failure, header, scan_check
+from pushcall import audit_snippet, explain, failure, header, scan_check, signal_return
 from pushcall import check as checking
 from pushcall import run as running
 from pushcall.audit import lines as audit_lines
@@ -96,6 +96,8 @@ def _check(program: Program, explained: bool) -> Happened:
     if result.losses:
         summary = f"lost: {', '.join(lost)}; {result.losses[0]}"
     lines = list(result.lines())
+    if program.config.bugs and result.losses:
+        lines += signal_return.differences(program, result.losses[0].first.index)
     if not held:
         lines += failure.code_of_snippet(program.config, result)
     return Happened(held, summary, lines)

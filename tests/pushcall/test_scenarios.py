@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pushcall import scenarios
+from pushcall import scenarios, variants
 from pushcall.cli import cli
 from pushcall.usage import UsageError
 
@@ -104,6 +104,25 @@ def test_one_is_explained_with_place_and_command(
     out = capsys.readouterr().out
     assert "preempted once at 0x480027 main.main+0x27   RET" in out
     assert f"pushcall run {one} --variant broken" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (
+            46272,
+            "rt_sigreturn, of the signal at 0x480000 main.main   XORPS X15, X15, leaves XMM8",
+        ),
+        (5810, "goes on at 0x480000 main.main   MOVQ $9, CX, not at 0x450000 runtime.asyncPreempt"),
+    ],
+)
+def test_what_the_kernel_lost_is_told_as_such(number: int, said: str) -> None:
+    (scenario,) = scenarios.scenarios(number)
+    (case,) = [c for c in scenario.cases if c.command == "check" and c.program.config.bugs]
+    told = [line for line in variants.perform(case).lines if line.startswith("rt_sigreturn")]
+    assert said in told[0]
+    # What it lost is what the check lost, and nothing of the rest.
+    assert len(told) == (8 if number == 46272 else 1)
 
 
 def test_an_unknown_number_is_bad_usage() -> None:
