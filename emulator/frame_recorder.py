@@ -198,12 +198,14 @@ class FrameRecorder:
         self._cpu = cpu
         self._batch = RegisterBatch()
         self._memory: Memory = cpu.memory
-        self._block = memoryview(bytearray(8 * len(Word))).cast("Q")
-        self._table = memoryview(mmap.mmap(-1, code[1] * _ROW))
-        self._lists = memoryview(mmap.mmap(-1, 8 * frames.count)).cast("Q")
-        self._odd = memoryview(mmap.mmap(-1, 8 * frames.count)).cast("Q")
+        self.code = code
+        sizes = (8 * len(Word), code[1] * _ROW, 8 * frames.count, 8 * frames.count)
+        self._hosts = [mmap.mmap(-1, size) for size in sizes]
+        words, table, lists, odd = (memoryview(host) for host in self._hosts)
+        self._table = table
+        self.words, self._lists, self._odd = words.cast("Q"), lists.cast("Q"), odd.cast("Q")
         low, high = stack
-        block = self._block
+        block = self.words
         block[Word.BLOCK] = host_address(self._batch.block)
         block[Word.NUMBERS], block[Word.PLACES], block[Word.COUNT] = self._batch.arguments
         block[Word.READ_BATCH] = function_address("uc_reg_read_batch")
@@ -227,7 +229,7 @@ class FrameRecorder:
             self._entry = ctypes.cast(callback, ctypes.c_void_p).value or 0
 
     def _empty(self) -> None:
-        block = self._block
+        block = self.words
         block[Word.NEXT] = self.frames.base
         block[Word.LISTS] = host_address(self._lists.cast("B"))
         block[Word.ODD] = host_address(self._odd.cast("B"))
@@ -235,7 +237,7 @@ class FrameRecorder:
     def __enter__(self) -> Self:
         self._cpu.record(self)
         words = self._cpu.control.words
-        words[Field.RECORD_BLOCK] = host_address(self._block.cast("B"))
+        words[Field.RECORD_BLOCK] = host_address(self.words.cast("B"))
         words[Field.RECORD] = self._entry
         return self
 
@@ -245,17 +247,17 @@ class FrameRecorder:
 
     def begin(self, index: int, taken: int) -> None:
         """Says which boundary comes next, and how many were taken before it."""
-        self._block[Word.INDEX] = index
-        self._block[Word.SUM] = index * self._block[Word.SHARE] - taken * self._block[Word.OF]
+        self.words[Word.INDEX] = index
+        self.words[Word.SUM] = index * self.words[Word.SHARE] - taken * self.words[Word.OF]
 
     @property
     def index(self) -> int:
         """The next boundary's number."""
-        return self._block[Word.INDEX]
+        return self.words[Word.INDEX]
 
     def take(self) -> tuple[list[FrameList], list[int]]:
         """What was recorded: lists by PC, and the frames that are not linked. The room is free."""
-        block, table, frames = self._block, self._table, self.frames
+        block, table, frames = self.words, self._table, self.frames
         lists = []
         for i in range((block[Word.LISTS] - host_address(self._lists.cast("B"))) // 8):
             tail = self._lists[i]
@@ -268,6 +270,10 @@ class FrameRecorder:
         self._empty()
         return lists, odd
 
+    def hosts(self) -> list[mmap.mmap]:
+        """All memory that FRAME_TEXT writes to."""
+        return [*self._hosts, self.frames.host]
+
     def release(self) -> None:
         """What was taken is of no use any more."""
         if self.frames.images is not None:
@@ -279,7 +285,7 @@ class FrameRecorder:
     @property
     def room(self) -> int:
         """How many instructions may be executed before `take` must be called."""
-        return self.frames.count - (self._block[Word.NEXT] - self.frames.base) // FRAME
+        return self.frames.count - (self.words[Word.NEXT] - self.frames.base) // FRAME
 
     def collect(self) -> None:
         """The processor has no room left to record in."""
@@ -287,10 +293,12 @@ class FrameRecorder:
 
     def drop(self) -> None:
         """The last instruction did not come to its end."""
-        block, frames = self._block, self.frames
-        if self._cpu.control.words[Field.PREVIOUS] - block[Word.CODE] not in range(
-            block[Word.CODE_SIZE]
-        ):
+        self.drop_at(self._cpu.control.words[Field.PREVIOUS])
+
+    def drop_at(self, pc: int) -> None:
+        """The last instruction, at this PC, did not come to its end."""
+        block, frames = self.words, self.frames
+        if pc - block[Word.CODE] not in range(block[Word.CODE_SIZE]):
             return
         block[Word.INDEX] -= 1
         place = block[Word.NEXT] - FRAME
@@ -318,15 +326,15 @@ class FrameRecorder:
         images = self.frames.images
         self._state = state
         image = images.place(state) if images is not None else None if state else 0
-        self._block[Word.LOWEST] = _NOWHERE if image is None else self._lowest
-        self._block[Word.EXTENDED] = image or 0
+        self.words[Word.LOWEST] = _NOWHERE if image is None else self._lowest
+        self.words[Word.EXTENDED] = image or 0
 
     def note_store(self, address: int, size: int) -> None:
         """Stores are not recorded."""
 
     def _on_instruction(self, engine: int, address: int, _size: int, _data: int) -> None:
         """What FRAME_TEXT does."""
-        block, frames = self._block, self.frames
+        block, frames = self.words, self.frames
         offset = address - block[Word.CODE]
         if not 0 <= offset < block[Word.CODE_SIZE]:
             return

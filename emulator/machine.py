@@ -487,14 +487,18 @@ class Machine:
     def _advanced(self, thread: Thread, stop: Stop, nested: bool) -> None:
         """Counts what was executed of unwatched code."""
         if stop.executed:
-            self._idle = 0
-            thread.time += stop.executed
-            thread.instructions += stop.executed
-            self.instructions += stop.executed
-            if not nested:
-                thread.user_instructions += stop.executed
+            self.account(thread, stop.executed, nested=nested)
         else:
             self._no_progress(thread)
+
+    def account(self, thread: Thread, executed: int, *, nested: bool = False) -> None:
+        """Counts unwatched instructions of a thread, which somebody else may have executed."""
+        self._idle = 0
+        thread.time += executed
+        thread.instructions += executed
+        self.instructions += executed
+        if not nested:
+            thread.user_instructions += executed
 
     def _recorded(self) -> Registers:
         """The running thread's registers, for an event."""

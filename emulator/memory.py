@@ -120,6 +120,10 @@ class Memory:
         index = self._free(name, start, size)
         return self._insert(index, Region(name, start, size, prot, memoryview(host), host))
 
+    def share(self, region: Region) -> None:
+        """Maps another memory's region, where it is there."""
+        self._insert(self._free(region.name, region.start, region.size), region)
+
     def _free(self, name: str, start: int, size: int) -> int:
         """Where a region that overlaps nothing comes among the others; raises ValueError."""
         index = bisect.bisect_left(self._starts, start)

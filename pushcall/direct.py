@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 SINGLY: Final = 16  # instructions between two preemptions that are compared one by one
 SINGLY_WITH_INPUTS: Final = 4096
+FAR: Final = 2048  # instructions that take longer one by one than taking over a boundary
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 _TWICE: Final = "asyncPreempt calls asyncPreempt2 more than once: one preemption, two deschedulings"
@@ -90,8 +91,9 @@ def changed_range(before: bytes, after: bytes) -> tuple[int, int] | None:
 class Direct:
     """Preempts `side` at chosen boundaries; `result` grows while it goes on."""
 
-    def __init__(self, twin: Side, side: Side) -> None:
+    def __init__(self, twin: Side, side: Side, scout: Side | None = None) -> None:
         self.twin, self.side = twin, side
+        self.scout = scout  # a faster engine, from which both take over boundaries far away
         self.result = CheckResult(str(side.rt.version), side.machine.cpu.name)
         self.descheduled = 0
         self._resumed: Resumed | None = None
@@ -130,8 +132,9 @@ class Direct:
         started = alive = False
         for index in indexes:
             if not started:
-                self.twin.seek(index)
-                self.side.follow(self.twin)
+                if not self._is_far(index):
+                    self.twin.seek(index)
+                    self.side.follow(self.twin)
                 started = True
             elif not self._advance_to(index):
                 alive = False
@@ -153,8 +156,20 @@ class Direct:
             self._compare_ends()
         return result
 
+    def _is_far(self, index: int) -> bool:
+        """Takes both to a boundary that is far away, if there is a scout; True then."""
+        if self.scout is None or 0 <= index - self.twin.at <= FAR:
+            return False
+        alive = self.scout.seek(index)
+        assert alive
+        self.twin.follow(self.scout)
+        self.side.follow(self.scout)
+        return True
+
     def _advance_to(self, index: int) -> bool:
         """Lets both run up to a boundary; False where the program ends before."""
+        if self._is_far(index):
+            return True
         count = index - self.twin.at
         alive = True
         if count <= (SINGLY_WITH_INPUTS if self._inputs else SINGLY):

@@ -21,6 +21,7 @@ FILES: Final = (
     "emulator/frame_recorder.py",
     "emulator/hooks.py",
     "emulator/host_cpuid.py",
+    "emulator/native_probe.py",
     "emulator/record_hooks.py",
     "pushcall/batch_hooks.py",
 )

@@ -102,6 +102,11 @@ class Side:
             return True
         return self.machine.run() is None
 
+    def skip(self, instructions: int) -> None:
+        """Takes note that somebody else has executed so many, which `registers` show."""
+        assert self.thread is not None
+        self.machine.account(self.thread, instructions)
+
     @property
     def at(self) -> int:
         """The number of the boundary where it is."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from emulator.frames import FrameList
+    from emulator.native_recorder import NativeRecorder
     from pushcall.crash import Place
     from pushcall.side import Side
     from runtime_model.boot import Config
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 DIRECT_PER_PC: Final = 2  # first visits of each PC,
 DIRECT_EVERY: Final = 10_007  # and one boundary in so many, are tried through the whole runtime
+NATIVE_EVERY: Final = 100_003  # where that single-steps the real processor
 STRETCH: Final = 8192  # boundaries that are recorded before a batch tries them
 SLACK: Final = 64
+WORTH: Final = 1 << 15  # boundaries from which on the real processor records
+PATIENCE: Final = 16  # boundaries that Unicorn records where it cannot, and more if that is often
 SPARSE: Final = 1 << 20  # boundaries in one go where few of them are taken
 
 Outcome = str | list[tuple[Boundary, "Loss"]]  # the reason of a refusal, or what was lost
@@ -71,6 +75,17 @@ class Survey:
         else:
             self.frames = Frames(room)
             self.batch = Batch(twin.rt, config.trampoline, self.frames)
+        self.recorder = FrameRecorder(
+            twin.machine.cpu,  # type: ignore[arg-type]
+            self.frames,
+            twin.code(),
+            (twin.stack_lo, twin.stack_hi),
+            max(self.batch.dead, twin.rt.asyncPreemptStack),
+            share,
+        )
+        self._native = config.engine == NATIVE and share == (1, 1)
+        self._fast: NativeRecorder | None = None
+        self._patience = PATIENCE
         self._verdicts: dict[int, Verdict] = {}
         self._places: dict[int, Place] = {}
 
@@ -89,21 +104,16 @@ class Survey:
         self.batch.renew()
         points, of = self.share
         before = start * points // of
-        recorder = FrameRecorder(
-            twin.machine.cpu,  # type: ignore[arg-type]
-            self.frames,
-            twin.code(),
-            (twin.stack_lo, twin.stack_hi),
-            max(self.batch.dead, twin.rt.asyncPreemptStack),
-            self.share,
-        )
+        recorder = self.recorder
+        recorder.take()
         recorder.begin(start, before)
+        self._prepare(stop - start)
         piece = min(STRETCH * of // points, SPARSE)
         at = start
         with recorder:
             while at < stop:
                 count = min(piece, stop - at)
-                twin.advance(count)
+                self._advance(count)
                 at += count
                 if recorder.index != at:
                     raise RuntimeError(f"boundary {recorder.index} where {at} was before")
@@ -112,6 +122,32 @@ class Survey:
                 found.taken = at * points // of - before
         result.losses.sort(key=lambda each: each.first.index)
         return found
+
+    def _prepare(self, count: int) -> None:
+        """Has the real processor record, if that is asked for and worth its start."""
+        if self._native and self._fast is None and count >= WORTH:
+            from asm.image import Image
+            from emulator.native_recorder import NativeRecorder
+
+            rt = self.twin.rt
+            if isinstance(rt.user, Image):
+                code = [(i.address, i.data) for f in rt.user.functions for i in f.instructions]
+                self._fast = NativeRecorder(rt.memory, self.recorder, code)
+
+    def _advance(self, count: int) -> None:
+        """Records so many boundaries; what the real processor leaves to Unicorn, Unicorn does."""
+        twin, done = self.twin, 0
+        while self._fast is not None and done < count:
+            recorded = self._fast.run(twin.registers, count - done)
+            twin.skip(recorded)
+            done += recorded
+            self._patience = PATIENCE if recorded > PATIENCE else 4 * self._patience
+            few = min(self._patience, count - done)
+            if few:
+                twin.advance(few)
+            done += few
+        if done < count:
+            twin.advance(count - done)
 
     def _stretch(self, found: Surveyed, recorder: FrameRecorder, wanted: frozenset[int]) -> None:
         """Settles what was recorded."""
@@ -183,7 +219,8 @@ class Survey:
     def _samples(self, count: int, wanted: frozenset[int]) -> set[int]:
         """Recorded boundaries that are tried directly whatever the batch says."""
         low, high = self._reach(count)
-        samples = range(-(-low // DIRECT_EVERY) * DIRECT_EVERY, high, DIRECT_EVERY)
+        every = NATIVE_EVERY if self._native else DIRECT_EVERY
+        samples = range(-(-low // every) * every, high, every)
         chosen = {*samples, *(index for index in wanted if low <= index < high)}
         return {index for index in chosen if self.frames.find(index, count) is not None}
 

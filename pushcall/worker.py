@@ -74,6 +74,7 @@ class Worker:
         self.twin = Side(dataclasses.replace(self._alone, engine=UNICORN), start)
         self._survey: Survey | None = None
         self._begun = False
+        self._recorded = True  # Unicorn can execute the program
 
     @property
     def engine(self) -> str:
@@ -120,6 +121,7 @@ class Worker:
 
     def _run_unrecorded(self, budget: int) -> Run:
         """The same where Unicorn cannot execute the program: on the real processor."""
+        self._recorded = False
         twin, crash, alive = self.direct_runner.twin, None, False
         try:
             alive = twin.advance(budget)
@@ -154,7 +156,8 @@ class Worker:
             side = Side(self._alone, self.twin)
             side.begin(self._start)
             sides.append(side)
-        return Direct(*sides)
+        scout = self.twin if self.config.engine == NATIVE and self._recorded else None
+        return Direct(sides[0], sides[1], scout)
 
     def direct(
         self,

@@ -68,7 +68,7 @@ def groups(scale: float) -> list[Group]:
     except NativeUnavailableError:
         return []
     boundaries = max(STRETCH, int(4_000_000 * scale))
-    loops = max(1000, int(100_000 * scale))
+    loops = max(1000, int(300_000 * scale))
     name = "batches, native"
     return [
         Group(

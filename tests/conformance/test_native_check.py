@@ -24,6 +24,7 @@ from asm.mkpreempt import avx2_layout, avx512_layout
 from emulator.extended import AVX, FEATURES
 from pushcall.api import check, program
 from pushcall.real_signals import run
+from pushcall.survey import WORTH
 from runtime_model.trampoline import simd_source
 from runtime_model.version import GoVersion
 
@@ -57,6 +58,18 @@ def test_every_faulty_trampoline_is_judged_as_on_unicorn(name: str) -> None:
     if "third" in name:  # batches do not try boundaries in the same order
         assert [loss.register for loss in one.losses] == ["R9"]
         return
+    document = one.to_json() | {"engine": other.engine, "direct": other.direct}
+    assert document == other.to_json()
+
+
+@pytest.mark.parametrize(
+    "name", ["good", "flags are forgotten", "loses R9 where a word of the stack is even"]
+)
+def test_so_many_boundaries_that_the_real_processor_records_them(name: str) -> None:
+    text = LOOP.replace("$12, 0(SP)", "$9000, 0(SP)")
+    one = check(text, trampoline=MUTANTS[name], engine="native")
+    other = check(text, trampoline=MUTANTS[name])
+    assert one.boundaries > WORTH
     document = one.to_json() | {"engine": other.engine, "direct": other.direct}
     assert document == other.to_json()
 

@@ -29,7 +29,7 @@ def recorded(
     with recorder:
         cpu.run(20)
         cpu.run(22)
-    count = (recorder._block[Word.NEXT] - room.base) // frames.FRAME
+    count = (recorder.words[Word.NEXT] - room.base) // frames.FRAME
     return room, recorder, [content(room, slot) for slot in range(count)]
 
 
