@@ -6,13 +6,17 @@ lose that register, by name, at every boundary.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from toolchains import CACHE, build, versions
 
 from emulator.disassembly import disassemble
+from pushcall import booted_check
 from pushcall.booted_check import check_function
 from pushcall.pytest_plugin import Checker
 from pushcall.usage import UsageError
@@ -77,10 +81,10 @@ def test_a_restore_that_is_missing_is_lost_by_name_at_every_boundary(
     version: str, text: str, register: str, function: str, tmp_path: Path
 ) -> None:
     broken = without(program(version), text, tmp_path / "broken")
-    result = check(broken, function, points=12)
+    result = check(broken, function)
     assert result.verdict == "lost"
     assert [loss.register for loss in result.losses] == [register]
-    assert result.losses[0].points == result.points == 12
+    assert result.losses[0].points == result.points == result.boundaries - result.unsafe
 
 
 @pytest.mark.parametrize(
@@ -91,9 +95,9 @@ def test_a_save_that_is_missing_is_lost_by_name(
     version: str, text: str, register: str, tmp_path: Path
 ) -> None:
     broken = without(program(version), text, tmp_path / "broken")
-    result = check(broken, "main.floats", points=8)
+    result = check(broken, "main.floats")
     assert [loss.register for loss in result.losses] == [register]
-    assert result.losses[0].points == 8
+    assert result.losses[0].points == result.points
 
 
 def test_the_fixture_shows_the_code_around_the_boundary(tmp_path: Path) -> None:
@@ -110,6 +114,34 @@ def test_the_fixture_shows_the_code_around_the_boundary(tmp_path: Path) -> None:
     shown = [line[4:].split(maxsplit=1) for line in (first, second, third, fourth, fifth)]
     assert shown == [[hex(each.address), each.text] for each in code]
     Checker(tmp_path).check_function(program(TESTED[-1]), "main.integers", points=3)
+
+
+def command(path: Path, *arguments: str) -> dict[str, Any]:
+    line = [sys.executable, "-m", "pushcall", "check", str(path), "--json", *arguments]
+    ended = subprocess.run(line, capture_output=True, text=True, check=True)
+    document: dict[str, Any] = json.loads(ended.stdout)
+    return document
+
+
+def test_a_part_of_the_boundaries_says_so_and_any_number_of_jobs_finds_the_same() -> None:
+    path = program(TESTED[-1])
+    options = ("--function", "main.integers", "--points", "20")
+    one, two = command(path, *options), command(path, *options, "--jobs", "2")
+    assert one["repeat"] == f"pushcall check {path} {' '.join(options)}"
+    assert two.pop("repeat") == f"{one.pop('repeat')} --jobs 2"
+    assert one == two
+    assert one["sample"] == {"boundaries": 20, "of": one["boundaries"]}
+    assert one["points"] == 20
+
+
+def test_a_call_with_more_boundaries_than_are_tried_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(booted_check, "MOST_BOUNDARIES", 5)
+    result = check(program(TESTED[-1]), "main.integers")
+    assert result.boundaries == 5
+    assert result.findings == ["the call goes on: only its first 5 boundaries were tried"]
+    assert result.status == 1
 
 
 def test_what_cannot_be_checked_is_said() -> None:

@@ -168,6 +168,10 @@ def test_the_viewer_goes_through_it_by_its_keys() -> None:
     async def act(viewer: Viewer, pilot: Pilot[None]) -> None:
         await pilot.press("p")
         assert viewer.at == run.preemptions[0]
+        fields = viewer.query_one("#fields", Pane)
+        shown = "\n".join(fields.render_line(y).text for y in range(fields.size.height))
+        assert "atomicstatus" in shown
+        assert "_Grun" in shown
         await pilot.press("w")
         viewer.query_one("#prompt", Input).value = "SP"
         await pilot.press("enter")
@@ -177,10 +181,6 @@ def test_the_viewer_goes_through_it_by_its_keys() -> None:
         viewer.query_one("#prompt", Input).value = "runtime.execute"
         await pilot.press("enter")
         assert place(run.rt, run.pc(viewer.at)).symbol == "runtime.execute"
-        fields = viewer.query_one("#fields", Pane)
-        shown = "\n".join(fields.render_line(y).text for y in range(fields.size.height))
-        assert "atomicstatus" in shown
-        assert "_Grun" in shown
 
     drive(run, act)
 
@@ -214,7 +214,7 @@ def test_the_command_writes_files_and_says_what_it_cannot(tmp_path: Path) -> Non
     names = ("--html", "--svg", "--perfetto")
     files = {name: tmp_path / name[2:] for name in names}
     options = [text for name, file in files.items() for text in (name, str(file))]
-    ended = trace(path, "--function", "main.loop", "--preemption", "2", *options)
+    ended = trace(path, "--function", "main.main.func1", "--preemption", "2", *options)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert all(file.stat().st_size > 1000 for file in files.values())
     ended = trace(path, "--preemption", "100000", "--plain")
