@@ -32,6 +32,7 @@ _MXCSR_FLAGS: Final = 0x3F
 _FSW_FLAGS: Final = 0x82FF  # B, C1, ES, SF, PE to IE
 _COMPARING_STRINGS: Final = frozenset(b"\xa6\xa7\xae\xaf")  # CMPS, SCAS
 _REPEATS: Final = {0xF2, 0xF3}
+_PUSHF, _POPF, _SHORT = 0x9C, 0x9D, 0x66
 _FLAGS: Final = {"CF": Flags.CF, "PF": Flags.PF, "AF": Flags.AF, "ZF": Flags.ZF, "SF": Flags.SF,
                  "OF": Flags.OF}  # fmt: skip
 _CODES: Final = {"C0": 1 << 8, "C2": 1 << 10, "C3": 1 << 14}  # of FSW
@@ -72,24 +73,42 @@ def _effects(code: bytes) -> tuple[int, int, int, int]:
 
 
 class Agreement:
-    """Follows one thread. `met` are the reasons for which something was let differ so far."""
+    """Follows one thread. `met` are the reasons for which something was let differ so far.
 
-    def __init__(self) -> None:
+    `saved` is shared by all threads: which flags that were stored in memory are undefined, by
+    where PUSHF or a signal frame put them.
+    """
+
+    def __init__(self, saved: dict[int, int] | None = None) -> None:
         self.met: set[Known] = set()
+        self._saved: dict[int, int] = {} if saved is None else saved
         self._flags = 0
         self._codes = 0
         self._iterating = False
 
-    def executed(self, code: bytes, rip: int, following: int) -> None:
-        """An instruction, by its bytes, and the RIP behind it."""
+    def executed(self, code: bytes, before: Registers, following: int) -> None:
+        """An instruction, by its bytes, with the registers before it and the RIP behind it."""
         prefixes, _, index = opcode(code)
         compares = bool(prefixes & _REPEATS) and code[index] in _COMPARING_STRINGS
-        self._iterating = compares and following == rip
+        self._iterating = compares and following == before["RIP"]
         if self._iterating:
+            return
+        if code[index] == _PUSHF:
+            self.kept(before["RSP"] - (2 if _SHORT in prefixes else 8))
+        elif code[index] == _POPF:
+            self.taken(before["RSP"])
             return
         undefined, defined, lost, set_codes = _effects(code)
         self._flags = self._flags & ~defined | undefined
         self._codes = self._codes & ~set_codes | lost
+
+    def kept(self, address: int) -> None:
+        """The flags were stored at an address, or in a frame there."""
+        self._saved[address] = self._flags
+
+    def taken(self, address: int, *, more: bool = False) -> None:
+        """They were loaded from there; `more`: computed from them and from what was there."""
+        self._flags = self._saved.get(address, 0) | (self._flags if more else 0)
 
     def differing(self, one: Registers, other: Registers) -> list[str]:
         """Names of the registers that differ for none of the known reasons."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from emulator.agreement import Agreement
 from emulator.disassembly import disassemble
 from emulator.engines import ENGINES
+from emulator.events import FrameBuilt, SignalReturned
 from emulator.registers import Registers
 from pushcall.crash import Place, place
 from pushcall.event_json import event_json
@@ -22,12 +23,12 @@ from pushcall.text import actor, describe
 from pushcall.trace import instruction_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emulator.events import Event
     from pushcall.injection import Injection
     from pushcall.program import Program
-    from pushcall.recorded import RecordedRun
+    from pushcall.recorded import RecordedRun, Span
 
 LIMIT: Final = 200_000  # steps, unless asked for more
 AROUND: Final = 4  # steps shown before the one that differs
@@ -67,13 +68,22 @@ class Comparison:
         return 0 if self.difference is None else 1
 
 
-def compare(program: Program, injection: Injection | None = None, limit: int = LIMIT) -> Comparison:
-    """Runs a program on both engines and compares them; raises NativeUnavailableError."""
+def compare(
+    program: Program,
+    injection: Injection | None = None,
+    limit: int = LIMIT,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """Runs a program on both engines and compares them; raises NativeUnavailableError.
+
+    `progress` is told the number of steps of each run now and then. Ctrl-C ends it: nothing is
+    compared then.
+    """
     runs = []
     for engine in reversed(ENGINES):  # what this host may refuse first
         config = dataclasses.replace(program.config, engine=engine)
         chosen = dataclasses.replace(program, config=config)
-        runs.append(record(chosen, injection, limit=limit))
+        runs.append(record(chosen, injection, limit=limit, progress=progress))
         if runs[-1].outcome.interrupted:
             return Comparison((runs[-1], runs[-1]))
     result = Comparison(tuple(reversed(runs)))
@@ -81,30 +91,62 @@ def compare(program: Program, injection: Injection | None = None, limit: int = L
     return result
 
 
+class _Side:
+    """What the threads of both runs need not agree on, as they go along."""
+
+    def __init__(self) -> None:
+        saved: dict[int, int] = {}
+        self.agreements: defaultdict[int, Agreement] = defaultdict(lambda: Agreement(saved))
+        self._last: dict[int, tuple[bytes, Registers]] = {}  # by thread: what it executes
+        self._frames: dict[int, int] = {}  # by g: the last signal frame
+
+    def at(self, tid: int, rip: int) -> Agreement:
+        """A thread's, at the boundary before this RIP."""
+        last = self._last.pop(tid, None)
+        if last is not None:
+            self.agreements[tid].executed(*last, rip)
+        return self.agreements[tid]
+
+    def executes(self, tid: int, code: bytes, before: Registers) -> None:
+        """A thread's next instruction."""
+        self._last[tid] = (code, before)
+
+    def signal(self, event: Event) -> None:
+        """A signal frame keeps the flags, and gives them back."""
+        if isinstance(event, FrameBuilt) and event.interrupted is not None:
+            self.at(event.tid, event.interrupted["RIP"]).kept(event.frame)
+            self._frames[event.g] = event.frame
+        elif isinstance(event, SignalReturned):
+            self.at(event.tid, 0).taken(event.frame)
+
+    def poisoned(self, who: Span) -> None:
+        """The runtime has written registers: complements of what was interrupted, among others."""
+        if who.g in self._frames:
+            self.agreements[who.tid].taken(self._frames[who.g], more=True)
+
+
 def _compare(result: Comparison) -> None:
     one, other = result.runs
-    agreements: defaultdict[int, Agreement] = defaultdict(Agreement)
-    last: dict[int, tuple[bytes, int]] = {}  # by thread: its last instruction, and where
+    side = _Side()
     steps = min(len(one), len(other))
-    pairs = zip(one.recording, other.recording, strict=False)
-    for step, (mine, theirs) in enumerate(pairs):
+    for step in range(steps + 1):
         tid = one.who(step).tid
-        agreement = agreements[tid]
-        if tid in last:
-            agreement.executed(*last[tid], mine["RIP"])
-        found = agreement.differing(mine, theirs)
-        if found or tid != other.who(step).tid or _events(result, step, agreement):
-            result.difference = _difference(result, step, agreement)
+        differs = _events(result, step, side)
+        if step < steps:
+            mine, theirs = one.registers(step), other.registers(step)
+            agreement = side.at(tid, mine["RIP"])
+            if one.log.interrupted(step - 1, step):
+                side.poisoned(one.who(step))
+            differs |= bool(agreement.differing(mine, theirs)) or tid != other.who(step).tid
+            side.executes(tid, _code(one, mine["RIP"]), mine)
+        else:
+            differs |= len(one) != len(other) or _end(one) != _end(other)
+        if differs:
+            result.difference = _difference(result, step, side)
             break
-        if mine["RIP"] not in one.rt.machine.gate_names:
-            last[tid] = (_code(one, mine["RIP"]), mine["RIP"])
-    else:
-        ends = tuple(_end(run) for run in result.runs)
-        agreement = agreements[one.who(steps).tid]
-        if len(one) != len(other) or len(set(ends)) > 1 or _events(result, steps, agreement):
-            result.difference = _difference(result, steps, agreement)
     result.steps = steps if result.difference is None else result.difference.step
-    result.known = {reason.value for each in agreements.values() for reason in each.met}
+    met = (reason for each in side.agreements.values() for reason in each.met)
+    result.known = {reason.value for reason in met}
 
 
 def _code(run: RecordedRun, rip: int) -> bytes:
@@ -114,12 +156,16 @@ def _code(run: RecordedRun, rip: int) -> bytes:
     return run.rt.memory.read(rip, min(_LONGEST, region.end - rip))
 
 
-def _events(result: Comparison, step: int, agreement: Agreement) -> bool:
+def _events(result: Comparison, step: int, side: _Side) -> bool:
     """Whether the events before a step differ."""
     mine, theirs = (run.events_at(step) for run in result.runs)
-    return len(mine) != len(theirs) or not all(
-        _same(one, other, agreement) for one, other in zip(mine, theirs, strict=True)
-    )
+    if len(mine) != len(theirs):
+        return True
+    for one, other in zip(mine, theirs, strict=True):
+        side.signal(one)
+        if not _same(one, other, side.agreements[one.tid]):
+            return True
+    return False
 
 
 def _same(one: Event, other: Event, agreement: Agreement) -> bool:
@@ -143,7 +189,7 @@ def _end(run: RecordedRun) -> str:
     return f"exit status {out.exit}" if out.crash is None else out.crash.title
 
 
-def _difference(result: Comparison, step: int, agreement: Agreement) -> Difference:
+def _difference(result: Comparison, step: int, side: _Side) -> Difference:
     one, other = result.runs
     at = max(0, step - 1)
     rip = one.pc(at) if at < len(one) else 0
@@ -155,9 +201,9 @@ def _difference(result: Comparison, step: int, agreement: Agreement) -> Differen
     ends: tuple[str, ...] = ()
     if step <= min(len(one), len(other)):
         mine, theirs = one.registers(step), other.registers(step)
-        names = agreement.differing(mine, theirs)
+        names = side.agreements[one.who(step).tid].differing(mine, theirs)
         registers = tuple((name, mine[name], theirs[name]) for name in names)
-    if _events(result, step, agreement):
+    if _events(result, step, side):
         events = tuple(
             tuple(
                 f"{actor(event)}: {line}"
@@ -175,6 +221,9 @@ def lines(result: Comparison) -> Iterator[str]:
     """The report as text."""
     one, found = result.runs[0], result.difference
     reasons = [f"  let differ: {reason}" for reason in sorted(result.known)]
+    if result.status == 130:
+        yield "interrupted: nothing was compared"
+        return
     if found is None:
         yield f"+ The same on both engines: {result.steps} steps, {_end(one)}."
         yield from reasons
@@ -209,7 +258,7 @@ def to_json(result: Comparison) -> dict[str, Any]:
         "schema": "pushcall.compare/1",
         "go": str(one.rt.version),
         "engines": [run.rt.machine.cpu.name for run in result.runs],
-        "verdict": "same" if found is None else "different",
+        "verdict": None if result.status == 130 else "same" if found is None else "different",
         "steps": result.steps,
         "ends": [_end(run) for run in result.runs],
         "known": sorted(result.known),

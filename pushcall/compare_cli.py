@@ -32,11 +32,12 @@ def compare(file: Path, as_json: bool, steps: int | None, **given: Any) -> int:
     from pushcall.compare import LIMIT, lines, to_json
     from pushcall.compare import compare as compared
     from pushcall.program import load
-    from pushcall.show import show
+    from pushcall.show import progress, show
 
     policy, injection = timer(given)
     chosen = options(given, policy=policy, **scene(given))
-    result = compared(load(file, chosen), injection, steps or LIMIT)
+    with progress("steps recorded") as report:
+        result = compared(load(file, chosen), injection, steps or LIMIT, report)
     if as_json:
         click.echo(json.dumps(to_json(result), indent=1, ensure_ascii=False))
     else:

@@ -110,29 +110,47 @@ def test_an_undefined_flag_may_differ_until_it_is_written() -> None:
     agreement = Agreement()
     one, other = flags(0), flags(Flags.AF)
     assert agreement.differing(one, other) == ["RFLAGS"]
-    agreement.executed(code("and eax, ecx"), 0, 2)
+    agreement.executed(code("and eax, ecx"), Registers(), 2)
     assert agreement.differing(one, other) == []
     assert agreement.differing(one, flags(Flags.AF | Flags.ZF)) == ["RFLAGS"]
-    agreement.executed(code("mov eax, ecx"), 2, 4)
+    agreement.executed(code("mov eax, ecx"), Registers(), 4)
     assert agreement.differing(one, other) == []
     assert agreement.met == {Known.UNDEFINED}
-    agreement.executed(code("add eax, ecx"), 4, 6)
+    agreement.executed(code("add eax, ecx"), Registers(), 6)
     assert agreement.differing(one, other) == ["RFLAGS"]
 
 
 def test_flags_between_iterations_may_differ_and_behind_them_not() -> None:
     agreement = Agreement()
     one, other = flags(0), flags(Flags.ZF)
-    agreement.executed(code("repe cmpsb"), 0, 0)
+    agreement.executed(code("repe cmpsb"), Registers(), 0)
     assert agreement.differing(one, other) == []
     assert agreement.met == {Known.ITERATING}
-    agreement.executed(code("repe cmpsb"), 0, 2)
+    agreement.executed(code("repe cmpsb"), Registers(), 2)
     assert agreement.differing(one, other) == ["RFLAGS"]
+
+
+def test_undefined_flags_come_back_from_where_they_were_stored() -> None:
+    saved: dict[int, int] = {}
+    agreement, another = Agreement(saved), Agreement(saved)
+    one, other = flags(0), flags(Flags.AF)
+    stack = Registers()
+    stack["RSP"] = 0x8000
+    agreement.executed(code("and eax, ecx"), stack, 2)
+    agreement.executed(code("pushfq"), stack, 3)
+    agreement.executed(code("add eax, ecx"), stack, 5)
+    assert agreement.differing(one, other) == ["RFLAGS"]
+    stack["RSP"] -= 8
+    another.executed(code("popfq"), stack, 6)
+    assert another.differing(one, other) == []
+    stack["RSP"] += 8
+    another.executed(code("popfq"), stack, 7)
+    assert another.differing(one, other) == ["RFLAGS"]
 
 
 def test_no_other_register_may_differ() -> None:
     agreement = Agreement()
-    agreement.executed(code("mul rcx"), 0, 3)
+    agreement.executed(code("mul rcx"), Registers(), 3)
     for name in ("RAX", "XMM3", "FS_BASE", "ZMM20", "K1", "FCW"):
         other = Registers()
         other[name] ^= 1
