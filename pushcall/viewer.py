@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pushcall.recorded import RecordedRun, Writer
 
 WIDE: Final = (120, 36)  # columns and rows from which all panes are shown at once
+SMALL: Final = 24  # rows for which the heights of panes are made
 LOWER: Final = ("stack", "fields", "events", "timeline")
 
 HELP: Final = """\
@@ -48,8 +49,8 @@ HELP: Final = """\
  /       search SYMBOL+OFFSET, 0xPC     ?       search backwards
  w       who wrote this last? A register, 0xADDRESS, or SP+OFFSET; goes there
  o       another goroutine's stack      O       on to where it runs next
- [ ]     the stack, lower and higher    d       code as executed, or as written
- u       vectors; flags and x87         Tab     the lower pane (small terminals)
+ [ ]     the stack, lower and higher    d       code as run, or as written
+ u       vectors; flags and x87         Tab     the lower pane, if small
  h       this help                      q       leave
 
  > comes next   * has changed   + safe point   - none   ~ restart
@@ -207,6 +208,9 @@ class Viewer(App[None]):
         # Registers have 11 rows, status and keys 2; the stack gets 9 at least.
         fields = min(17, height - timeline - 13 - 9)
         self.query_one("#fields", Pane).styles.height = fields if wide else None
+        # In the smallest terminals code and the panes below it shrink alike.
+        right = (height - 2) * 15 // 22 if height < SMALL else None
+        self.query_one("#right").styles.height = None if wide else right
 
     # What is shown.
 

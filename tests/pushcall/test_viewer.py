@@ -16,7 +16,7 @@ from pushcall import viewer as viewer_module
 from pushcall.injection import Injection
 from pushcall.panes import Panes
 from pushcall.recorded import record
-from pushcall.viewer import Pane, Viewer
+from pushcall.viewer import HELP, Pane, Viewer
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 
@@ -108,6 +108,22 @@ def test_the_stack_is_seen_in_the_smallest_terminals(size: tuple[int, int]) -> N
         assert viewer.query_one("#keys").render_line(0).text.rstrip().endswith("q quit")
 
     drive(act, size)
+
+
+def test_a_tiny_terminal_shows_code_and_registers() -> None:
+    async def act(viewer: Viewer, pilot: Pilot[None]) -> None:
+        await pilot.press("p")
+        assert any(line.startswith(">") for line in text(viewer, "code").splitlines())
+        assert "RAX" in text(viewer, "registers")
+        await pilot.resize_terminal(80, 24)
+        await pilot.pause()
+        assert "< SP pushed PC" in text(viewer, "stack")
+
+    drive(act, (40, 10))
+
+
+def test_the_help_fits_a_terminal_of_80_columns() -> None:
+    assert max(map(len, HELP.splitlines())) <= 80 - 2
 
 
 def test_keys_lead_where_they_say() -> None:
