@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from runtime_model.version import GoVersion
 
 _SCANNABLE: Final = (_Grunnable, _Grunning, _Gsyscall, _Gwaiting)
+_OFF_ITS_M: Final = (_Grunnable, _Gsyscall, _Gwaiting, _Gdead, _Gpreempted)
 _WITH_M: Final = (_Grunning, _Gcopystack, _Gsyscall)
 
 
@@ -137,9 +138,7 @@ class Invariants:
             case Descheduled():
                 self._descheduled(event)
             case WorldStopped():
-                self.stopped = True
-                if self.running:
-                    self.fail(f"the world is stopped and {self._whom()} runs", event.tid)
+                self._stopped(event)
             case Entered(function="startTheWorldWithSema"):
                 self.stopped = False
 
@@ -156,6 +155,26 @@ class Invariants:
             was = status_name(self.statuses[event.goid])
             self.fail(f"{change}, but it was {was}", event.tid)
         self.statuses[event.goid] = event.new
+        old, new = event.old & ~_Gscan, event.new & ~_Gscan
+        if new == _Grunning != old and old in _OFF_ITS_M:
+            self._runs(event)
+        elif old == _Grunning != new and new in _OFF_ITS_M:
+            self.running.pop(self._m_of(event.tid).id, None)
+
+    def _runs(self, event: StatusChanged) -> None:
+        m = self._m_of(event.tid).id
+        if event.goid in self.running.values():
+            self.fail(f"goroutine {event.goid} runs on two Ms: M{m}, {self._whom()}", event.tid)
+        if m in self.running:
+            self.fail(f"M{m} runs two goroutines: {event.goid}, {self._whom()}", event.tid)
+        self.running[m] = event.goid
+
+    def _stopped(self, event: WorldStopped) -> None:
+        """As stopTheWorldWithSema checks at its end (proc.go)."""
+        self.stopped = True
+        for pp in map(self.rt.p, self.rt.allp):
+            if pp.status != _Pgcstop:
+                self.fail(f"the world is stopped and P{pp.id} has status {pp.status}", event.tid)
 
     def _m_of(self, tid: int) -> M:
         rt = self.rt
@@ -192,17 +211,14 @@ class Invariants:
                 self.fail(f"goroutine {gp.goid} was preempted on M{mp.id}: m.{field} is set")
 
     def _executing(self, event: Executing) -> None:
-        if event.goid in self.running.values():
-            self.fail(f"goroutine {event.goid} runs on two Ms: {self._whom()}", event.tid)
-        if event.m in self.running:
-            self.fail(f"M{event.m} runs two goroutines", event.tid)
+        if self.running.get(event.m) != event.goid:
+            self.fail(f"goroutine {event.goid} is executed and does not run on M{event.m}")
         if self.stopped:
             self.fail(f"goroutine {event.goid} runs in a stopped world", event.tid)
-        self.running[event.m] = event.goid
 
     def _descheduled(self, event: Descheduled) -> None:
-        if self.running.pop(event.m, None) != event.goid:
-            self.fail(f"goroutine {event.goid} left M{event.m} and did not run there", event.tid)
+        if event.goid in self.running.values():
+            self.fail(f"goroutine {event.goid} left M{event.m} and runs", event.tid)
         if event.why != "exited":
             everybody = (*self.rt.goroutines, self.rt.gcworker_g)
             gp = next(g for g in map(self.rt.g, everybody) if g.goid == event.goid)
@@ -275,7 +291,8 @@ class Invariants:
         for mp in ms:
             if mp.p and rt.p(mp.p).m != mp.address:
                 self.fail(f"M{mp.id} and its P do not name each other")
-            if mp.curg and not mp.p and rt.g(mp.curg).atomicstatus & ~_Gscan != _Gsyscall:
+            # In a system call, and up to where exitsyscall has a P, syscallsp is set.
+            if mp.curg and not mp.p and not rt.g(mp.curg).syscallsp:
                 self.fail(f"M{mp.id} runs a goroutine without a P")
         idle = 0
         address = rt.sched.pidle

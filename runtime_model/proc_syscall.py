@@ -127,14 +127,16 @@ def exitsyscall(rt: Runtime) -> None:
 
 @named
 def exitsyscallfast(rt: Runtime, mp: M, oldp: int) -> P | None:
-    """The P to go on with, wired: the old one if nobody took it, else an idle one."""
+    """The P to go on with, wired: the old one if nobody runs on it, else an idle one."""
     if rt.sched.stopwait == freezeStopWait:
         return None
     if mp.p:
         return rt.p(mp.p)
-    if oldp and in_syscall(rt, rt.p(oldp)):
-        acquirep(rt, rt.p(oldp))
-        return rt.p(oldp)
+    if oldp and in_syscall(rt, old := rt.p(oldp)):
+        if old.m:  # since 1.26: it was handed off, and whoever has it is in a system call, too
+            takeP(rt, old, _Pidle)
+        acquirep(rt, old)
+        return old
     pp = pidleget(rt)
     if pp is not None:
         acquirep(rt, pp)

@@ -2,8 +2,8 @@
 
 A run under a schedule has a mark worker (mgc.py), so that every origin can ask: sysmon, a stop of
 the world, forEachP, a stack scan, a SIGURG from outside. Ms take and give back what forbids a
-preemption, as they do inside Go's runtime; what an M still holds when its goroutine ends is given
-back then, as no scheduler runs under a lock.
+preemption, as they do inside Go's runtime. What an M still holds when its goroutine ends or makes a
+system call is given back then: no scheduler runs under a lock.
 
 As text: `AFTER:WHAT` or `AFTER:WHAT=N`, with commas between. AFTER counts instructions of the
 program, of all goroutines together, from what stands before.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.linux.signals import set_sigmask
 from emulator.linux.threads import ThreadState
 from runtime_model import mgc
-from runtime_model.events import GoroutineExited
+from runtime_model.events import Entered, GoroutineExited
 from runtime_model.proc_sysmon import preemptone
 from runtime_model.proc_world import EACH_P, STOP
 from runtime_model.signal_unix import SIGURG, signalM
@@ -192,5 +192,8 @@ class Scheduled:
             self._taken[thread.tid] = kept
 
     def _listen(self, event: Event) -> None:
-        if isinstance(event, GoroutineExited) and event.tid in self._taken:
+        if event.tid not in self._taken:
+            return
+        syscall = isinstance(event, Entered) and event.function == "entersyscall"
+        if syscall or isinstance(event, GoroutineExited):
             self._free(self.rt.machine.threads[event.tid])

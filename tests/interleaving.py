@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from pushcall.program import Expectation
     from runtime_model.runtime import Runtime
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("examples/growth.s", "examples/register_loop.s", "tests/system_calls.s")
 VERSIONS = tuple(f"1.{minor}" for minor in range(13, 28))
 GOROUTINES, PROCS = 3, 2
 MS = PROCS + 3  # one for each P, the worker's among them, and sysmon's
@@ -83,8 +84,8 @@ class Started:
 @cache
 def started(name: str, go: str) -> Started:
     loaded = program(
-        EXAMPLES / name,
-        EXAMPLES,
+        ROOT / name,
+        ROOT / "examples",
         go=go,
         goroutines=GOROUTINES,
         procs=PROCS,
@@ -124,7 +125,7 @@ class Run:
     def command(self) -> str:
         schedule = ",".join(map(str, self.actions))
         return (
-            f"pushcall run examples/{self.name} --go {self.go} --goroutines {GOROUTINES} "
+            f"pushcall run {self.name} --go {self.go} --goroutines {GOROUTINES} "
             f"--procs {PROCS} --budget {BUDGET} --schedule {schedule}"
         )
 
@@ -220,7 +221,7 @@ def run_some(
     count: int,
     *,
     versions: tuple[str, ...] = VERSIONS,
-    names: tuple[str, ...] = ("growth.s", "register_loop.s"),
+    names: tuple[str, ...] = PROGRAMS,
     shrink: bool = True,
 ) -> None:
     """Tries so many interleavings, always the same ones."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from interleaving import failing_command, run_some
+from interleaving import PROGRAMS, failing_command, run_some
 
 from pushcall import cli
 from runtime_model import preempt, runtime2
@@ -33,7 +33,7 @@ def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_random_interleavings_break_no_rule_of_the_runtime() -> None:
-    run_some(8, versions=("1.13", "1.27"), names=("growth.s",))
+    run_some(8, versions=("1.13", "1.27"), names=PROGRAMS[:1])
 
 
 def test_what_fails_is_one_command_that_fails_again(
@@ -46,7 +46,7 @@ def test_what_fails_is_one_command_that_fails_again(
 
     with monkeypatch.context() as mutant:
         mutant.setattr(preempt, "canPreemptM", unlocked)
-        what, command = failing_command(60, versions=("1.27",), names=("growth.s",), shrink=False)
+        what, command = failing_command(60, versions=("1.27",), names=PROGRAMS[:1], shrink=False)
         assert "was preempted on M" in what
         assert status_of(command, mutant) == 1
         out = capsys.readouterr().out
