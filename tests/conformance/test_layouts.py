@@ -18,11 +18,7 @@ from runtime_model.mklayouts import check
 FURTHER = [Path(root) for root in os.environ.get("PUSHCALL_GOROOTS", "").split(":") if root]
 
 
-@pytest.mark.parametrize("version", versions())
-def test_the_layout_is_the_toolchains(version: str) -> None:
-    assert check([goroot(version)]) == []
-
-
-@pytest.mark.parametrize("root", FURTHER, ids=str)
-def test_the_layout_is_a_further_toolchains(root: Path) -> None:
+@pytest.mark.parametrize("toolchain", [*versions(), *FURTHER], ids=str)
+def test_the_layout_is_the_toolchains(toolchain: str | Path) -> None:
+    root = toolchain if isinstance(toolchain, Path) else goroot(toolchain)
     assert check([root]) == []
