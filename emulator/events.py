@@ -41,11 +41,15 @@ class Executed(Event):
 
 @dataclass(slots=True, kw_only=True)
 class SystemCall(Event):
-    """A system call was made; result is what it returned in RAX, signed."""
+    """A system call was made; result is what it returned in RAX, signed.
+
+    `missing` says what of it is not modelled, where it was answered with ENOSYS for that.
+    """
 
     name: str = ""
     args: tuple[int, ...] = ()
     result: int | None = None
+    missing: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from emulator.linux.mm import MAX_MAP_COUNT
 from emulator.linux.open_file import Output
 from emulator.linux.process import MOST_FILES, ProcessState, RandomState
 from emulator.linux.signal_abi import NSIG, SigInfo
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from emulator.machine import Machine
     from emulator.memory import Memory, Region
 
-MAX_MAP_COUNT: Final = 65536  # regions
 _CHUNK: Final = 1 << 20  # bytes that are compared at once
 _TASK_SIZE: Final = 1 << 47
 
@@ -43,6 +43,7 @@ class SavedRegion:
     start: int
     size: int
     prot: int
+    written: bool
     runs: tuple[tuple[int, int], ...]
 
 
@@ -75,6 +76,7 @@ def save(machine: Machine, fresh: Memory) -> SavedMachine:
                 region.start,
                 region.size,
                 int(region.prot),
+                region.written,
                 tuple(_runs(region.view, _basis(fresh, region.start, region.size))),
             )
             for region in machine.memory.regions
@@ -109,13 +111,11 @@ def restore(machine: Machine, saved: SavedMachine, read: Callable[[int], bytes])
     cpu.remap()
     try:
         for region in saved.regions:
-            found = memory.find(region.start)
-            if found is None:
-                prot = Prot(region.prot)
-                found = memory.map(region.name, region.start, region.size, prot, private=True)
-                cpu.attach(found)
-            elif found.prot != region.prot:
-                memory.protect(region.start, region.size, Prot(region.prot))
+            if memory.find(region.start) is None:
+                made = memory.map(region.name, region.start, region.size, Prot.NONE, private=True)
+                cpu.attach(made)
+            for prot in (Prot.RW, Prot(region.prot)) if region.written else (Prot(region.prot),):
+                memory.protect(region.start, region.size, prot, fresh=not region.written)
             for first, count in region.runs:
                 memory.write(region.start + first * PAGE, read(count * PAGE))
     except (ValueError, OSError, OverflowError) as error:
@@ -226,7 +226,7 @@ def _check_regions(machine: Machine, saved: SavedMachine) -> None:
     fresh: dict[tuple[int, int], Region] = {
         (region.start, region.size): region for region in machine.memory.regions
     }
-    _require(len(saved.regions) <= MAX_MAP_COUNT, "too many regions")
+    _require(len(saved.regions) <= MAX_MAP_COUNT + len(fresh), "too many regions")
     end, writable = PAGE, 0
     for region in saved.regions:
         _require(region.start >= end and region.size > 0, "regions")
@@ -234,13 +234,14 @@ def _check_regions(machine: Machine, saved: SavedMachine) -> None:
         end = region.start + region.size
         _require(end <= _TASK_SIZE or (region.start, region.size) in fresh, "regions")
         _require(0 <= region.prot <= 7, "a protection")
-        writable += region.size if region.prot & Prot.WRITE else 0
+        _require(region.written or not region.prot & Prot.WRITE, "a protection")
+        writable += region.size if region.written else 0
         page = 0
         for first, count in region.runs:
             _require(first >= page and count > 0, "pages")
             page = first + count
         _require(page * PAGE <= region.size, "pages")
-    loaded = sum(each.size for each in fresh.values() if each.prot & Prot.WRITE)
+    loaded = sum(each.size for each in fresh.values() if each.written)
     _require(limit is None or writable <= limit + loaded, "more memory than allowed")
     _require(limit is None or saved.pages * PAGE <= 2 * limit, "more memory than allowed")
     gates = [key for key, region in fresh.items() if region.name == "gates"]

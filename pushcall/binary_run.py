@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from emulator.events import Event, SignalSent, SystemCall
 from emulator.fault import BudgetExhausted, GuestStopped
-from pushcall import gdb_server
+from pushcall import gdb_server, system_calls
 from pushcall.event_json import event_json
 from pushcall.instruction_stop import InstructionStop
 from pushcall.text import loss_text, milliseconds
@@ -74,7 +74,7 @@ class Report:
     losses: list[Resumed] = field(default_factory=list)
     preempted: list[Preemption] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)  # system calls by name
-    missing: list[str] = field(default_factory=list)  # those answered with ENOSYS, with their place
+    missing: dict[str, int] = field(default_factory=dict)  # answered with ENOSYS: which, how often
     asked: dict[int, str] = field(default_factory=dict)  # who asked last, by target M
 
 
@@ -127,8 +127,7 @@ class BinaryOutcome(Report):
                 yield f"!   G{event.goid} at {event.pc:#x}: {lost}"
         elif self.resumed:
             yield f"+ after {self.resumed} preemptions every register and the stack survived"
-        for text in self.missing:
-            yield f"! {text}"
+        yield from (f"! {text}" for text in self._missing())
         if self.died:
             yield f"! {self.died}"
         elif self.exit:
@@ -165,7 +164,7 @@ class BinaryOutcome(Report):
             "losses": [event_json(event) for event in self.losses],
             "preempted": [each.to_json() for each in self.preempted],
             "system_calls": self.calls,
-            "missing": self.missing,
+            "missing": self._missing(),
             "stdout": self.output.get(1, b"").decode("utf-8", "replace"),
             "stderr": self.output.get(2, b"").decode("utf-8", "replace"),
         }
@@ -174,6 +173,9 @@ class BinaryOutcome(Report):
         if self.events:
             document["events"] = [event_json(event) for event in self.events]
         return document
+
+    def _missing(self) -> list[str]:
+        return [f"{text}, {n} times" if n > 1 else text for text, n in self.missing.items()]
 
     def _how(self) -> str:
         return "saved" if self.saved else "exit"
@@ -193,11 +195,11 @@ class _Collector:
         match event:
             case SystemCall():
                 out.calls[event.name] = out.calls.get(event.name, 0) + 1
-                if event.result == -38 and not event.args:
-                    out.missing.append(
-                        f"system call {event.name} is not modelled: ENOSYS to "
-                        f"{self._place(event.pc)[0]} at {event.pc:#x}"
-                    )
+                if event.missing:
+                    registers = self.booted.machine.threads[event.tid].registers
+                    by = system_calls.place(system_calls.maker(self.booted, registers))
+                    text = f"{event.missing}: ENOSYS to {by}"
+                    out.missing[text] = out.missing.get(text, 0) + 1
                 if self.strace is not None:
                     self.strace(event)
             case PreemptRequested():
@@ -308,11 +310,7 @@ def describe(booted: Booted, stopped: GuestStopped) -> str:
     frames = booted.frames(pc)
     m, g = booted.identity(stopped.tid) if stopped.tid in booted.machine.threads else (-1, -1)
     place = f"{frames[0].function} ({frames[0].file}:{frames[0].line})" if frames else "no Go code"
+    by = system_calls.maker(booted, registers)
+    if by is not None and frames and by.function != frames[0].function:
+        place += f" for {system_calls.place(by)}"
     return f"{stopped}: at {pc:#x} in {place}, M{m} G{g}"
-
-
-def strace_line(event: SystemCall) -> str:
-    """A line of --strace."""
-    args = ", ".join(f"{a:#x}" if a > 9999 else str(a) for a in event.args)
-    result = "?" if event.result is None else str(event.result)
-    return f"[{event.time:>12}] {event.tid} {event.name}({args}) = {result}"

@@ -162,8 +162,9 @@ def run_elf(
 ) -> int:
     """Boots the executable, or goes on with a saved run of one; the command's exit status."""
     from pushcall import gdb_server, saved_cli
-    from pushcall.binary_run import run_binary, strace_line
+    from pushcall.binary_run import run_binary
     from pushcall.show import show
+    from pushcall.system_calls import strace_line
 
     def sink(fd: int, data: bytes) -> None:
         stream = (sys.stdout if fd == 1 else sys.stderr).buffer

@@ -241,6 +241,23 @@ class Booted:
             pass
         return found
 
+    def return_pcs(self, registers: Registers) -> Iterator[int]:
+        """Return PCs by the functions' pcsp tables, the innermost first, as far as they go."""
+        pc, sp = registers["RIP"], registers["RSP"]
+        for _ in range(MOST_FRAMES):
+            function = self.findfunc(pc)
+            at = pc - self.base
+            deltas = () if function is None else function.spdelta()
+            delta = next((value for start, end, value in deltas if start <= at < end), None)
+            if delta is None:
+                return
+            try:
+                pc = self.memory.u64(sp + delta)
+            except UnmappedError:
+                return
+            sp += delta + 8
+            yield pc
+
     # What is asked for.
 
     def request_preemption(self, thread: Thread, why: str) -> None:

@@ -163,15 +163,16 @@ def dispatch(process: Process, thread: Thread) -> None:
     registers["R11"] = registers["RFLAGS"]
     entry = TABLE.get(number)
     arguments: tuple[int, ...] = ()
+    missing = ""
     try:
         if entry is None:
             _refuse(thread, number, pc)
         arguments = tuple(registers[name] for name in ARGUMENTS[: entry.arguments])
         result = entry.function(process, thread, *arguments)
-    except NotModelled:
+    except NotModelled as refusal:
         if not process.enosys:
             raise
-        result, arguments = -Errno.ENOSYS, ()
+        result, missing = -Errno.ENOSYS, str(refusal)
     except AccessFault:
         result = -Errno.EFAULT
     except FileError as error:
@@ -180,5 +181,7 @@ def dispatch(process: Process, thread: Thread) -> None:
     if result is not None:
         registers["RAX"] = result
     process.events.emit(
-        SystemCall(tid=thread.tid, pc=pc, name=called, args=arguments, result=result)
+        SystemCall(
+            tid=thread.tid, pc=pc, name=called, args=arguments, result=result, missing=missing
+        )
     )

@@ -106,6 +106,10 @@ def restored(document: Any, pages: bytes) -> Machine:
     return machine
 
 
+def regions(machine: Machine) -> list[tuple[object, ...]]:
+    return [(r.start, r.size, r.prot, r.written, bytes(r.view)) for r in machine.memory.regions]
+
+
 def test_it_goes_on_from_every_boundary() -> None:
     whole = loaded()
     expected = recorded(whole)
@@ -126,6 +130,7 @@ def test_it_goes_on_from_every_boundary() -> None:
         assert repr(log + later) == repr(expected)
         assert second.linux.output == whole.linux.output
         assert second.instructions == whole.instructions
+        assert regions(second) == regions(whole)
         for tid, thread in whole.threads.items():
             assert second.threads[tid].registers == thread.registers
             assert second.threads[tid].time == thread.time
@@ -141,7 +146,7 @@ def test_memory_is_told_by_what_differs() -> None:
     assert runs[DATA] == ((0, 1),)
     assert runs[0x1000_0000] == ()  # PROT_READ | PROT_WRITE, and zero
     assert runs[0x1000_1000] == ((0, 1),)
-    assert {r.start: r.prot for r in state.regions}[0x1000_1000] == Prot.READ
+    assert {r.start: (r.prot, r.written) for r in state.regions}[0x1000_1000] == (Prot.READ, True)
     assert 0x1000_3000 not in runs
 
 

@@ -5,10 +5,14 @@ Booted Go programs are in tests/conformance/test_booted.py.
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from go_binary import TEXT, Function, GoBinaryWriter
+from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +66,36 @@ def test_gdbs_port_must_be_free_and_the_program_an_executable() -> None:
         assert message == f"pushcall: --gdb {port}: Address already in use\n"
     assert "--gdb is for executables" in refused(ROOT / "examples/add.s", "--gdb", "0")
     assert "not a Go program" in refused(sys.executable, "--gdb", "0")
+
+
+def missing_calls(path: Path) -> Path:
+    """A Go program whose main.main makes socket(2) twice through package syscall, then exits."""
+    assembler = Ks(KS_ARCH_X86, KS_MODE_64)
+    call = TEXT + 0x40
+    main = f"call {call}; call {call}; mov edi, 5; mov eax, 231; syscall"
+    socket_ = bytes(assembler.asm("mov eax, 41; syscall; ret")[0])
+    code = bytes(assembler.asm(main, TEXT)[0]).ljust(0x40, b"\xcc")
+    writer = GoBinaryWriter(
+        (1, 22), [Function("main.main", code), Function("syscall.socket", socket_)]
+    )
+    path.write_bytes(bytes(writer))
+    return path
+
+
+def test_a_missing_call_says_which_from_where_and_how_it_went_on(tmp_path: Path) -> None:
+    """RIP 0x401045 is behind the SYSCALL; Go's function tables lead from there to main.main."""
+    program = missing_calls(tmp_path / "program")
+    which = "system call 41 (socket) at 0x401045 is not modelled"
+    stopped = run(program)
+    assert stopped.returncode == 1
+    assert f"{which}: at 0x401047 in syscall.socket (" in stopped.stderr
+    assert "for main.main (main.go:1)" in stopped.stderr
+    assert "exit status" not in stopped.stderr
+    went_on = run(program, "--enosys")
+    assert f"{which}: ENOSYS to main.main (main.go:1), 2 times" in went_on.stderr
+    assert "exit status 5" in went_on.stderr
+    document = json.loads(run(program, "--enosys", "--json").stdout)
+    assert document["missing"] == [f"{which}: ENOSYS to main.main (main.go:1), 2 times"]
 
 
 def test_check_and_trace_tell_executables_from_snippets() -> None:
