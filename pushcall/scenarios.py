@@ -41,6 +41,13 @@ class Scenario:
     cases: tuple[Case, ...]
 
     @property
+    def files(self) -> list[str]:
+        """Its own name, and those of the trampolines beside it."""
+        given = [case.program.config.trampoline for case in self.cases]
+        beside = {Path(each.name) for each in given if each is not None}
+        return [self.path.name, *sorted(p.name for p in beside if p.parent == self.path.parent)]
+
+    @property
     def name(self) -> str:
         """The issues, as one writes them."""
         numbers = ", ".join(map(str, self.numbers))
@@ -66,7 +73,7 @@ class Verdict:
             "repository": scenario.repository,
             "numbers": list(scenario.numbers),
             "title": scenario.title,
-            "files": [scenario.path.name],
+            "files": scenario.files,
             "variants": [
                 {
                     "name": case.variant,
@@ -170,6 +177,8 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield f"{mark}   {_called(case)}: {happened.summary}"
         if not happened.held:
             yield f"!     expected: {expectation(case)}"
+    if scenario.left_out:
+        yield f"    not here: {scenario.left_out}"
 
 
 def explained(verdict: Verdict) -> Iterator[str]:

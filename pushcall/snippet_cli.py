@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # emulator.linux.kernel_bugs.KernelBug, without its imports
-KERNEL_BUGS = ("sigreturn-drops-vectors", "sigreturn-drops-xmm8-15", "sigreturn-ignores-rip")
+KERNEL_BUGS = (
+    "sigreturn-drops-vectors",
+    "sigreturn-drops-xmm8-15",
+    "sigreturn-drops-masks",
+    "sigreturn-ignores-rip",
+)
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 

@@ -28,12 +28,19 @@ class KernelBug(Enum):
     DROPS_VECTORS = "sigreturn-drops-vectors"
     # FreeBSD: the vector area of 32-bit processes, which have XMM0 to XMM7; the others are rubbish.
     DROPS_HIGH_VECTORS = "sigreturn-drops-xmm8-15"
+    # A kernel that does not know of AVX-512's mask registers.
+    DROPS_MASKS = "sigreturn-drops-masks"
     # An emulator: the thread goes on where it was interrupted, whatever the handler wrote.
     IGNORES_RIP = "sigreturn-ignores-rip"
 
 
-_DROPPED: Final = {KernelBug.DROPS_VECTORS: XMM, KernelBug.DROPS_HIGH_VECTORS: XMM[8:]}
-_RUBBISH: Final = 0x5A5A_5A5A_5A5A_5A5A_5A5A_5A5A_5A5A_5A5A
+_MASKS: Final = tuple(f"K{i}" for i in range(8))
+_DROPPED: Final = {
+    KernelBug.DROPS_VECTORS: XMM,
+    KernelBug.DROPS_HIGH_VECTORS: XMM[8:],
+    KernelBug.DROPS_MASKS: _MASKS,
+}
+_RUBBISH: Final = 0xC3A5_C3A5_C3A5_C3A5_C3A5_C3A5_C3A5_C3A5
 _RESERVED: Final = (
     OFFSETS["fpstate"] + 8
 )  # sigcontext.reserved1, within struct ucontext: nothing reads it
@@ -50,7 +57,7 @@ def returned(
 ) -> None:
     """Spoils what rt_sigreturn has restored."""
     for bug, names in _DROPPED.items():
-        if bug in bugs:
+        if bug in bugs and (names is not _MASKS or registers.extended):
             for name in names:
                 registers[name] = _RUBBISH
     if KernelBug.IGNORES_RIP in bugs:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from emulator.linux.kernel_bugs import KernelBug
 from pushcall import scenarios, variants
 from pushcall.cli import cli
+from pushcall.snippet_cli import KERNEL_BUGS
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +50,15 @@ def test_each_variant_comes_out_as_the_header_says(scenario: Scenario) -> None:
     assert verdict.held, "\n".join(scenarios.explained(verdict))
     # What happens differs between the first and the last variant: else there is nothing to see.
     assert verdict.happened[0].summary != verdict.happened[-1].summary
+
+
+def test_the_kernel_bugs_of_the_command_line_are_those_of_the_kernel() -> None:
+    assert sorted(KERNEL_BUGS) == sorted(bug.value for bug in KernelBug)
+
+
+def test_a_trampoline_beside_a_scenario_is_among_its_files() -> None:
+    (scenario,) = scenarios.scenarios(39499)
+    assert scenario.files == ["39499_conservative_scan.s", "asyncPreempt_hides_di.S"]
 
 
 @pytest.fixture
