@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
-_OFTEN: Final = 100  # so many more before a counter shows it
+_PAUSE: Final = 0.2  # seconds between two looks of a counter
 _STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
 
 
@@ -54,13 +55,14 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
             task = progress_bar.add_task(what, total=total)
             yield lambda done: progress_bar.update(task, completed=done)
         return
-    with console.status(f"0 {what}") as status:
-        shown = 0
+    with console.status(f"0 {what}", refresh_per_second=1 / _PAUSE) as status:
+        shown = time.monotonic()
 
         def report(done: int) -> None:
             nonlocal shown
-            if done - shown >= _OFTEN:
-                shown = done
+            now = time.monotonic()
+            if now - shown >= _PAUSE:
+                shown = now
                 status.update(f"{done} {what}")
 
         yield report
