@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pushcall import run as running
+from pushcall.injection import parse
 from pushcall.program import Options, load
 from pushcall.recorded import record
 from runtime_model.events import (
@@ -299,3 +300,23 @@ def test_an_example_can_be_traced(name: str, variant: str | None, kind: type[Eve
     run = record(program, limit=200_000)
     assert any(isinstance(marked.event, (kind, Resumed, PushedCall)) for marked in run.events)
     assert any(isinstance(marked.event, kind) for marked in run.events)
+
+
+@pytest.mark.parametrize("go", ["1.25", "1.27"])
+@pytest.mark.parametrize(("what", "kind"), [("stop", WorldStopped), ("each", SafePointFunction)])
+def test_a_p_in_a_system_call_is_taken_without_a_signal(
+    go: str, what: str, kind: type[Event]
+) -> None:
+    # proc.go: stopTheWorldWithSema takes it (_Psyscall; since 1.26 setBlockOnExitSyscall), forEachP
+    # hands it off, and handoffp runs the function.
+    program = load(ORIGINS / "retake_syscall.s", Options(go=go, goroutines=1))
+    _, out = running.run(program, parse({"schedule": f"8:{what}"})[1], keep_events=True)
+    assert out.status == 0
+    assert out.signals == 0
+    entered = next(i for i, e in enumerate(out.events) if _told(e) == "entersyscall")
+    back = next(i for i, e in enumerate(out.events) if isinstance(e, ExitedSyscall))
+    done = [i for i, e in enumerate(out.events) if isinstance(e, kind)]
+    assert done
+    assert all(entered < i < back for i in done)
+    if kind is SafePointFunction:
+        assert sorted(e.p for e in out.events if isinstance(e, SafePointFunction)) == [0, 1]
