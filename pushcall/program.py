@@ -15,6 +15,7 @@ from asm.source import Source, near_miss
 from emulator.engines import UNICORN
 from emulator.linux.kernel_bugs import KernelBug
 from pushcall import header
+from pushcall.boot_cli import SAVED_MAGIC
 from pushcall.expectation import Expected
 from pushcall.expectation import parse as parse_expected
 from pushcall.injection import Injection, parse
@@ -84,6 +85,8 @@ def read_source(path: Path) -> Source:
             data = file.read(MAX_SOURCE + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
+    if data.startswith(SAVED_MAGIC):
+        raise UsageError(f"{path}: a saved run; `pushcall run` goes on with it")
     if len(data) > MAX_SOURCE and not data.startswith(_ELF_MAGIC):
         raise UsageError(f"{path}: more than {MAX_SOURCE >> 20} MiB: not an assembly file")
     if data.startswith(_ELF_MAGIC):

@@ -167,6 +167,12 @@ def test_what_a_saved_run_has_cannot_be_given(saved: Path) -> None:
     assert "a saved run has its own arguments" in refused(saved, "--", "one")
 
 
+@pytest.mark.parametrize("command", ["check", "asm", "mutants"])
+def test_only_run_takes_a_saved_run(saved: Path, command: str) -> None:
+    with pytest.raises(UsageError, match="a saved run; `pushcall run` goes on with it"):
+        cli.main([command, str(saved)], standalone_mode=False)
+
+
 def test_at_says_where_to_save(program: Path, tmp_path: Path) -> None:
     assert "says where to --save" in refused(program, "--at", "5")
     assert "one number of instructions" in refused(program, "--save", tmp_path / "s", "--at", "5,6")
