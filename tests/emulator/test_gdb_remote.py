@@ -404,6 +404,7 @@ def test_a_step_of_one_thread_alone_waits_for_its_turn_in_virtual_time(
     assert client.ask(f"Z0,{CODE + 5:x},1") == "OK"
     stop = client.ask("vCont;c")
     assert stop.startswith("T05swbreak:;thread:3e8")
+    assert machine.memory.u64(DATA) == 0  # the first time that it comes there
 
 
 def test_without_gdb_the_program_goes_on(clients: list[Client]) -> None:
