@@ -54,6 +54,7 @@ class NativeRecorder:
         for pc, place in copy.places.items():
             if 0 <= pc - start < size:
                 struct.pack_into("<Q", table, 8 * (pc - start), place)
+        self._theirs, self._regions = memory, list(memory.regions)
         self.memory = shared = Memory()
         for region in memory.regions:
             if not region.private and region.name != "gates":
@@ -73,13 +74,20 @@ class NativeRecorder:
         words[RECORD] = host_address(recorder.words.cast("B"))
         self._child = FencedChild(shared)
 
+    def _has_the_memory(self) -> bool:
+        """Whether what is mapped is still what the child has."""
+        now, then = self._theirs.regions, self._regions
+        return len(now) == len(then) and all(
+            one is other for one, other in zip(now, then, strict=True)
+        )
+
     def run(self, registers: Registers, count: int) -> int:
         """Executes up to `count` instructions, whose boundaries are recorded; returns how many.
 
         Fewer: somebody else must execute the next one. `registers` are then those before it.
         """
         place = self._copy.places.get(registers["RIP"])
-        if place is None or registers.extended:
+        if place is None or registers.extended or not self._has_the_memory():
             return 0
         recorder = self._recorder
         before = recorder.index

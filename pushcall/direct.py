@@ -91,9 +91,11 @@ def changed_range(before: bytes, after: bytes) -> tuple[int, int] | None:
 class Direct:
     """Preempts `side` at chosen boundaries; `result` grows while it goes on."""
 
-    def __init__(self, twin: Side, side: Side, scout: Side | None = None) -> None:
+    def __init__(
+        self, twin: Side, side: Side, scouts: Callable[[], tuple[Side, Side]] | None = None
+    ) -> None:
         self.twin, self.side = twin, side
-        self.scout = scout  # a faster engine, from which both take over boundaries far away
+        self._scouts = scouts  # on a faster engine: they go long ways for the two
         self.result = CheckResult(str(side.rt.version), side.machine.cpu.name)
         self.descheduled = 0
         self._resumed: Resumed | None = None
@@ -132,9 +134,7 @@ class Direct:
         started = alive = False
         for index in indexes:
             if not started:
-                if not self._is_far(index):
-                    self.twin.seek(index)
-                    self.side.follow(self.twin)
+                self._seek(index)
                 started = True
             elif not self._advance_to(index):
                 alive = False
@@ -156,20 +156,20 @@ class Direct:
             self._compare_ends()
         return result
 
-    def _is_far(self, index: int) -> bool:
-        """Takes both to a boundary that is far away, if there is a scout; True then."""
-        if self.scout is None or 0 <= index - self.twin.at <= FAR:
-            return False
-        alive = self.scout.seek(index)
-        assert alive
-        self.twin.follow(self.scout)
-        self.side.follow(self.scout)
-        return True
+    def _seek(self, index: int) -> None:
+        """Brings both to a boundary, from wherever they are."""
+        if self._scouts is not None and not 0 <= index - self.twin.at <= FAR:
+            scout = self._scouts()[0]
+            scout.seek(index)
+            self.twin.follow(scout)
+        else:
+            self.twin.seek(index)
+        self.side.follow(self.twin)
 
     def _advance_to(self, index: int) -> bool:
         """Lets both run up to a boundary; False where the program ends before."""
-        if self._is_far(index):
-            return True
+        if self._scouts is not None and index - self.twin.at > FAR:
+            return self._send_scouts(self._scouts, index)
         count = index - self.twin.at
         alive = True
         if count <= (SINGLY_WITH_INPUTS if self._inputs else SINGLY):
@@ -192,6 +192,22 @@ class Direct:
         elif alive:
             self._compare_on_arrival()
         return alive
+
+    def _send_scouts(self, scouts: Callable[[], tuple[Side, Side]], index: int) -> bool:
+        """_advance_to on the faster engine, from here and back."""
+        own = self.twin, self.side
+        far = scouts()
+        self._scouts = None
+        try:
+            for one, other in zip(far, own, strict=True):
+                one.follow(other)
+            self.twin, self.side = far
+            return self._advance_to(index)
+        finally:
+            for one, other in zip(own, far, strict=True):
+                one.follow(other)
+            self.twin, self.side = own
+            self._scouts = scouts
 
     def _last(self) -> Boundary:
         assert self._previous is not None

@@ -85,6 +85,7 @@ class Survey:
         )
         self._native = config.engine == NATIVE and share == (1, 1)
         self._fast: NativeRecorder | None = None
+        self._is_fast = False  # in this part
         self._patience = PATIENCE
         self._verdicts: dict[int, Verdict] = {}
         self._places: dict[int, Place] = {}
@@ -125,7 +126,8 @@ class Survey:
 
     def _prepare(self, count: int) -> None:
         """Has the real processor record, if that is asked for and worth its start."""
-        if self._native and self._fast is None and count >= WORTH:
+        self._is_fast = self._native and count >= WORTH  # by the part alone, whoever does it
+        if self._is_fast and self._fast is None:
             from asm.image import Image
             from emulator.native_recorder import NativeRecorder
 
@@ -137,7 +139,7 @@ class Survey:
     def _advance(self, count: int) -> None:
         """Records so many boundaries; what the real processor leaves to Unicorn, Unicorn does."""
         twin, done = self.twin, 0
-        while self._fast is not None and done < count:
+        while self._is_fast and self._fast is not None and done < count:
             recorded = self._fast.run(twin.registers, count - done)
             twin.skip(recorded)
             done += recorded
@@ -219,7 +221,7 @@ class Survey:
     def _samples(self, count: int, wanted: frozenset[int]) -> set[int]:
         """Recorded boundaries that are tried directly whatever the batch says."""
         low, high = self._reach(count)
-        every = NATIVE_EVERY if self._native else DIRECT_EVERY
+        every = NATIVE_EVERY if self._is_fast else DIRECT_EVERY
         samples = range(-(-low // every) * every, high, every)
         chosen = {*samples, *(index for index in wanted if low <= index < high)}
         return {index for index in chosen if self.frames.find(index, count) is not None}

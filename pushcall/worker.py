@@ -71,7 +71,9 @@ class Worker:
         )
         self._start = start
         # Unicorn records; what tries the boundaries may be another one.
-        self.twin = Side(dataclasses.replace(self._alone, engine=UNICORN), start)
+        self._recording = dataclasses.replace(self._alone, engine=UNICORN)
+        self.twin = Side(self._recording, start)
+        self._other: Side | None = None
         self._survey: Survey | None = None
         self._begun = False
         self._recorded = True  # Unicorn can execute the program
@@ -156,8 +158,15 @@ class Worker:
             side = Side(self._alone, self.twin)
             side.begin(self._start)
             sides.append(side)
-        scout = self.twin if self.config.engine == NATIVE and self._recorded else None
-        return Direct(sides[0], sides[1], scout)
+        scouts = self._scouts if self.config.engine == NATIVE and self._recorded else None
+        return Direct(sides[0], sides[1], scouts)
+
+    def _scouts(self) -> tuple[Side, Side]:
+        """Two runtimes on Unicorn, which goes long ways faster than single steps do."""
+        if self._other is None:
+            self._other = Side(self._recording, self.twin)
+            self._other.begin(self._start)
+        return self.twin, self._other
 
     def direct(
         self,

@@ -103,6 +103,16 @@ def test_it_stops_after_a_count_and_goes_on(count: int) -> None:
     assert total == len(other.content())
 
 
+def test_it_does_nothing_in_memory_that_is_mapped_anew() -> None:
+    mine = Recorded("cpuid", native=True)
+    assert mine.native.run(mine.registers, 3) == 3
+    region = mine.cpu.memory.find(DATA)
+    assert region is not None
+    mine.cpu.memory.unmap(region.start, region.size)
+    mine.cpu.memory.map("data", region.start, region.size, region.prot)
+    assert mine.native.run(mine.registers, 3) == 0
+
+
 def test_the_probe_has_the_places_that_the_names_say() -> None:
     for word, name in ((LEFT, "LEFT"), (RECORD, "RECORD"), (START, "START"), (MAP, "MAP")):
         assert f"[{CONTROL + 8 * word:#x}]" in PROBE_TEXT, name
