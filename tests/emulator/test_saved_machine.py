@@ -52,8 +52,8 @@ SECOND = (
     + syscall(202, DATA, 129, 1)
     + syscall(60, 0)
 )
-STEP = 23
-TRIED = 30  # hostile documents
+STEP = 61
+TRIED = 20  # hostile documents
 HANDLED = "inc qword ptr [0x500500]; ret"
 
 
