@@ -42,7 +42,8 @@ class Inspection:
         self._path = path
         self._extra = extra
         self._selected = 0  # by Hg
-        self._stopped = next(iter(machine.threads), 0)  # the thread that the last stop was about
+        current = machine.scheduler.current or next(iter(machine.threads.values()))
+        self._stopped = current.tid  # the thread that the last stop was about
         self._handlers: dict[str, Callable[[str, bytes], str | bytes]] = {
             "g": self._read_all,
             "G": self._write_all,
