@@ -62,7 +62,9 @@ def test_the_documents_of_a_run_are_the_same(name: str) -> None:
 def test_checks_find_the_same(name: str) -> None:
     given: ProgramOptions = {} if name.startswith(OWN) else {"go": "1.22"}
     unicorn, native = (
-        check(name, EXAMPLES, engine=engine, all_direct=True, points=100, **given).to_json()
+        check(
+            name, EXAMPLES, engine=engine, all_direct=True, points=100, budget=20_000, **given
+        ).to_json()
         for engine in ("unicorn", "native")
     )
     assert native["engine"] != unicorn["engine"]
