@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +20,7 @@ from asm.mkpreempt import (
     stack_text,
     trampoline,
 )
-from pushcall.api import check, program, run
+from pushcall.api import check, run
 from pushcall.run import to_json
 from pushcall.text import run_report
 from pushcall.usage import UsageError
@@ -208,23 +207,6 @@ def test_simd_preserves_what_the_processor_has(family: str, cpu: str, go: str) -
     result = check(SHORT[family], cpu=cpu, go=go)
     assert result.ok, list(map(str, result.losses))
     assert result.points == result.boundaries
-
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "issues"
-
-
-@pytest.mark.parametrize(
-    ("name", "cpu"), [("81209_ymm_without_avx2.s", "avx2"), ("49233_mask_registers.s", "avx512")]
-)
-def test_examples_of_issues_are_lost_as_they_say_and_preserved_by_the_fix(
-    name: str, cpu: str
-) -> None:
-    expected = program(name, EXAMPLES).verdict
-    assert expected is not None
-    result = check(name, EXAMPLES)
-    assert expected.lost
-    assert frozenset(blamed(result)) == expected.registers
-    assert check(name, EXAMPLES, cpu=cpu).ok
 
 
 def test_a_cpu_that_nobody_knows_or_no_version_has_is_bad_input() -> None:
