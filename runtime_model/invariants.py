@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 _SCANNABLE: Final = (_Grunnable, _Grunning, _Gsyscall, _Gwaiting)
 _OFF_ITS_M: Final = (_Grunnable, _Gsyscall, _Gwaiting, _Gdead, _Gpreempted)
+_OF_A_WORKER: Final = {(_Grunning, _Gwaiting), (_Gwaiting, _Grunning)}  # parks, and gcDrain
 _WITH_M: Final = (_Grunning, _Gcopystack, _Gsyscall)
 
 
@@ -100,6 +101,9 @@ class Invariants:
         self.rt = rt
         self.legal = transitions(rt.version)
         self.statuses = {gp.goid: gp.atomicstatus for gp in map(rt.g, rt.goroutines)}
+        self.worker = rt.g(rt.gcworker_g).goid if rt.gcworker_g else 0
+        if self.worker:
+            self.statuses[self.worker] = _Gwaiting
         self.running = {mp.id: rt.g(mp.curg).goid for mp in self._ms() if mp.curg}  # goid by M
         self.handling: dict[int, list[int]] = {}  # m.preemptGen at the entry of handlers, by tid
         self.pending: set[int] = set()  # tids with a SIGURG that was sent and not delivered
@@ -147,9 +151,10 @@ class Invariants:
 
     def _status(self, event: StatusChanged) -> None:
         if event.goid not in self.statuses:
-            return  # a goroutine of the runtime's own
+            return  # g0
         change = f"goroutine {event.goid}: {status_name(event.old)} to {status_name(event.new)}"
-        if (event.old, event.new) not in self.legal:
+        legal = self.legal | _OF_A_WORKER if event.goid == self.worker else self.legal
+        if (event.old, event.new) not in legal:
             self.fail(f"{change} is no step that the runtime makes", event.tid)
         if self.statuses[event.goid] != event.old:
             was = status_name(self.statuses[event.goid])
