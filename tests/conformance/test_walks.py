@@ -20,6 +20,6 @@ SHORTER = {"golang_nuts.s": {"defines": {"LOOPS": 5}, "goroutines": 3}}
 @pytest.mark.parametrize("file", FILES)
 def test_walks_are_right_at_every_boundary_of_every_example(file: str, go: str) -> None:
     options = dict(SHORTER.get(file, {}), budget=20_000)
-    shadow, _ = walked(file, go, 5, **options)
+    shadow, _ = walked(EXAMPLES / file, go, 5, **options)
     assert shadow.wrong == [], "\n".join(shadow.wrong)
     assert sum(shadow.compared.values()) > 20
