@@ -321,10 +321,10 @@ def score(
     jobs: processes. confirm: check what is proven, too. Raises BadProgramError. A Ctrl-C ends it
     with what is known so far.
     """
-    workshop.refuse_unsound()
     chosen = list(range(len(workshop.mutations))) if numbers is None else list(numbers)
     result = Score(str(workshop.version), workshop.name, len(workshop.code), len(chosen))
     try:
+        workshop.refuse_unsound()
         judged = (
             (workshop.judge(n, confirm=confirm) for n in chosen)
             if jobs == 1

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 TICKS = os.sysconf("SC_CLK_TCK")
-STARTED = 1.5  # seconds of processor time: the imports are over by then, the work is not
+STARTED = 2.0  # seconds of processor time: the imports are over by then, the work is not
 LOOP = (
     "TEXT main·main(SB), 4|512, $0-0\n\tMOVQ $1000000000, CX\nloop:\n\tDECQ CX\n\tJNE loop\n\tRET\n"
 )
