@@ -36,7 +36,7 @@ from runtime_model.events import (
     SafePointVerdict,
 )
 from runtime_model.losses import memory_losses
-from runtime_model.preempt import MAX_RESTART_DISTANCE
+from runtime_model.preempt import MAX_RESTART_DISTANCE, Reason
 from runtime_model.timers import request_preemption
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 SINGLY: Final = 16  # instructions between two preemptions that are compared one by one
 SINGLY_WITH_INPUTS: Final = 4096
 FAR: Final = 2048  # instructions that take longer one by one than taking over a boundary
+DEAD_STACK: Final = 1 << 16  # bytes below RSP that are poisoned, if the goroutine gives way
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 _TWICE: Final = "asyncPreempt calls asyncPreempt2 more than once: one preemption, two deschedulings"
@@ -259,9 +260,18 @@ class Direct:
         self._refused = False
         self._injecting = True
         side.rt.stack_poison = poison(boundary.index, before.block)
-        side.rt.poison_dead_stack(before["RSP"], 1 << 16)
+        region = side.rt.memory.find(before["RSP"] - 1)
+        low = before["RSP"] if region is None else max(region.start, before["RSP"] - DEAD_STACK)
+        dead = side.rt.memory.read(low, before["RSP"] - low) if region is not None else b""
+        side.rt.poison_dead_stack(before["RSP"], DEAD_STACK)
         descheduled = self.descheduled
-        request_preemption(side.rt, side.thread, "check")
+        if not request_preemption(side.rt, side.thread, "check"):
+            self._injecting = False
+            if dead:
+                side.rt.memory.write(low, dead)
+            if self._counted:
+                self.result.refuse(Reason.NO_P.value)  # it runs on, as in a system call
+            return
         side.machine.budget = side.machine.instructions + INJECTION_BUDGET
         try:
             ended = side.machine.run() is not None
@@ -273,6 +283,8 @@ class Direct:
             side.machine.budget = None
             self._injecting = False
         if self._refused:
+            if dead:  # the handler has a stack of its own
+                side.rt.memory.write(low, dead)
             losses = [
                 Loss(register=name, before=before[name], after=side.registers[name])
                 for name in before.diff(side.registers)

@@ -117,6 +117,8 @@ def boot(config: Config, text: Image | None = None, user: Code | None = None) ->
         rt.functions = ImageTable(runtime, rt.executable.table)
         for start, end in rt.executable.watched:
             machine.watch(start, end)
+        for address in rt.executable.system_calls:
+            machine.add_breakpoint(address, _refuse_system_call)
     for image in (rt.text, rt.user):
         _load(machine, image)
     for segment in rt.text.segments:
@@ -133,6 +135,15 @@ def boot(config: Config, text: Image | None = None, user: Code | None = None) ->
         machine.events.emit(GoroutineCreated(goid=rt.g(address).goid, function=entry.name))
     rt.watch = Watch(rt)
     return rt
+
+
+def _refuse_system_call(thread: Thread) -> None:
+    number = thread.registers["RAX"] & 0xFFFF_FFFF
+    raise GuestStopped(
+        f"system call {number}: only the whole program makes any",
+        thread.tid,
+        thread.registers.copy(),
+    )
 
 
 def assembled(

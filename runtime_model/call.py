@@ -2,7 +2,8 @@
 
 Nothing of the executable's runtime has been initialised: variables are as in the file, g, m and p
 are the model's. Its code lies where the linker put it, the model below it. What that code needs of
-the runtime is detoured to the model: asyncPreempt2 and morestack.
+the runtime is detoured to the model: asyncPreempt2 and morestack. A system call ends the call: what
+the kernel says depends on all that was before.
 
 A position-independent executable lies where others do.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from asm.image import Function, Image, Segment
@@ -40,6 +41,7 @@ _ASKED: Final = ("AVX512", "AVX2")
 _FEATURE: Final = re.compile(r"cmp byte ptr \[rip \+ (0x[0-9a-f]+)\], 1")
 _JMP: Final = b"\xe9"  # JMP rel32
 _JMP_SIZE: Final = 5
+_SYSCALL: Final = re.compile(rb"\x0f\x05")
 
 
 class CannotCallError(ValueError):
@@ -84,6 +86,13 @@ class Executable:
         """The ranges that are the runtime's, not the program's: the way to the model's."""
         function = self.asyncPreempt
         return [(function.address, function.end), (self.callee, self.callee + _JMP_SIZE)]
+
+    @cached_property
+    def system_calls(self) -> list[int]:
+        """Where a SYSCALL may stand in its code; some of these are parts of other instructions."""
+        binary, table = self.code.binary, self.code.binary.table
+        code = bytes(binary.code(table.start, table.end))
+        return [table.start + self.base + found.start() for found in _SYSCALL.finditer(code)]
 
     def load(self, symbols: Mapping[str, int]) -> None:
         """Makes the segments, detours to the runtime of these symbols included."""

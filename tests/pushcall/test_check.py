@@ -50,6 +50,16 @@ def test_a_value_far_below_rsp_is_lost() -> None:
     assert loss.first.place.source.endswith("BX")
 
 
+def test_a_value_below_rsp_is_kept_where_the_runtime_refuses() -> None:
+    """As BP around a call of duffzero (obj6.go): handlers have the gsignal stack (SA_ONSTACK)."""
+    body = (
+        "\tMOVQ $42, AX\n\tPCDATA $0, $-2\n\tMOVQ AX, -16(SP)\n\tXORL AX, AX\n"
+        "\tMOVQ -16(SP), BX\n\tPCDATA $0, $-1\n\tRET\n"
+    )
+    result = check(snippet(body))
+    assert (result.losses, result.unsafe) == ([], 3)
+
+
 ON_G0 = f"""{HEAD}
 DATA	main·fn·f(SB)/8, $main·fn(SB)
 GLOBL	main·fn·f(SB), RODATA|NOPTR, $8

@@ -112,6 +112,14 @@ def test_before_1_17_arguments_lie_on_the_stack(tmp_path: Path) -> None:
     assert result.status == 0
 
 
+def test_a_system_call_ends_the_call(tmp_path: Path) -> None:
+    getpid = bytes.fromhex("b827000000 0f05 c3")
+    result = quick(executable(tmp_path / "f", getpid), "0")
+    assert (result.verdict, result.points) == ("preserved", 2)
+    assert "main.f+0x5" in result.notes[0]
+    assert "system call 39: only the whole program makes any" in result.notes[0]
+
+
 def test_random_arguments_are_those_of_the_seed(tmp_path: Path) -> None:
     path = executable(tmp_path / "f", LOOP)
     result = quick(path, seed=3, budget=2000, calls=1)
