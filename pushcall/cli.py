@@ -291,15 +291,19 @@ def main() -> None:
 def _tell(error: Exception) -> None:
     """Prints what a bad input was refused with; raises again what nobody expected."""
     from asm.source import AsmError  # engines: only where something went wrong
+    from emulator.fault import NotModelled
     from emulator.host_cpuid import NativeUnavailableError
     from pushcall.usage import UsageError
     from runtime_model.boot import BadProgramError
     from runtime_model.toolchain import ToolchainError
 
+    refusals = (
+        UsageError, BadProgramError, ToolchainError, NativeUnavailableError, NotModelled,
+    )  # fmt: skip
     if isinstance(error, AsmError):
         for diagnostic in error.diagnostics:
             click.echo(str(diagnostic), err=True)
-    elif isinstance(error, (UsageError, BadProgramError, ToolchainError, NativeUnavailableError)):
+    elif isinstance(error, refusals):
         click.echo(f"pushcall: {error}", err=True)
     else:
         raise error

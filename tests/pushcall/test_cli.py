@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -386,3 +387,11 @@ def test_a_schedule_is_carried_out_and_the_invariants_are_checked(run: Any) -> N
     assert status == 0
     kinds = {event["event"] for event in json.loads(out)["events"]}
     assert {"PreemptRequested", "StackScanned", "WorldStopped", "SafePointFunction"} <= kinds
+
+
+def test_check_refuses_a_program_whose_system_call_is_missing(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "socket.s"  # 41: arch/x86/entry/syscalls/syscall_64.tbl
+    path.write_text("TEXT main·main(SB), 4, $0-0\n\tMOVQ $41, AX\n\tSYSCALL\n\tRET\n", "utf-8")
+    status, out, err = run("check", path)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"pushcall: system call 41 \(socket\) at 0x\w+ is not modelled\n", err)
