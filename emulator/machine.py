@@ -15,34 +15,31 @@ Unwatched code runs a slice at a time; watched code is single-stepped.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from emulator.cpu import Stop, StopReason
 from emulator.events import EventStream, Executed
 from emulator.fault import BudgetExhausted, Fault, FaultKind, GuestStopped
+from emulator.gates import GATES, Gates
 from emulator.linux import faults, signals, syscalls
 from emulator.linux.process import Process
 from emulator.linux.sched import FOREVER, Scheduler
 from emulator.linux.signal_frame import RED_ZONE
-from emulator.linux.threads import Thread, ThreadState
-from emulator.memory import Memory, Prot, UnmappedError
-from emulator.observer import Debugger, InstructionTimer, Observer, ThreadLog, TimeStamped
-from emulator.registers import SIZE, Registers
+from emulator.linux.threads import ThreadState
+from emulator.live_registers import LiveRegisters
+from emulator.observer import Debugger, InstructionTimer, Observer, TimeStamped
+from emulator.registers import Registers
 from emulator.snapshot import MachineState, Snapshot, restore_memory, save_memory
 
 if TYPE_CHECKING:
-    from emulator.cpu import Cpu
+    from collections.abc import Callable
 
-GATES: Final = 0x7FFF_F000_0000
-GATE_SPACING: Final = 4
-GATES_SIZE: Final = 0x1000
+    from emulator.cpu import Cpu
+    from emulator.gates import GateFunction
+    from emulator.linux.threads import Thread
+    from emulator.memory import Memory
 
 STUCK: Final = 1_000_000  # stops in a row without an instruction between them
-
-_NO_REGISTERS: Final = bytes(SIZE)
-
-GateFunction = Callable[[Thread], int | None]
 
 
 class Machine:
@@ -74,26 +71,17 @@ class Machine:
         self.instructions = 0  # executed by all threads
         self.observer: Observer | None = None
         self.timer: InstructionTimer | None = None
-        self.log: ThreadLog | None = None
         self.breakpoints: dict[int, Callable[[Thread], None]] = {}
         self.debugger: Debugger | None = None  # set by `debug`
-        self.gate_names: dict[int, str] = {}
-        self._gates: dict[int, GateFunction] = {}
         self._watched: list[tuple[int, int]] = []
+        self.live = LiveRegisters(cpu)
         self._running: Thread | None = None  # whose code is executed, in a slice or a call
-        self._live: Thread | None = None  # whose registers the processor holds
-        self._fresh = False  # and whether they are in `registers`, too
-        self._image = (b"", b"")  # what the processor holds, while _fresh
         self._active = False  # in `run`
         self._stopping = False
         self._idle = 0
         if isinstance(cpu, TimeStamped):
             cpu.time_stamp = lambda: self.now + cpu.executed()  # 1 GHz, as RDTSC shows it
-        region = memory.map("gates", gates_at, GATES_SIZE, Prot.RX)
-        cpu.attach(region)
-        cpu.add_gates(region.start, region.end)
-        self._next_gate = region.start
-        self._gates_end = region.end
+        self.gates = Gates(memory, cpu, gates_at)
         self._return = self.gate("return to Python", self._misplaced_return)
 
     @property
@@ -112,18 +100,8 @@ class Machine:
         return self._running.time if self._running is not None else 0
 
     def gate(self, name: str, function: GateFunction) -> int:
-        """A new address at which machine code calls a Python function.
-
-        The function gets the thread, with its registers current, and may change them. If it
-        returns None the thread goes on as RET would, else at the address that it returns.
-        """
-        address = self._next_gate
-        if address >= self._gates_end:
-            raise ValueError(f"no room for gate {name}: {len(self._gates)} are defined")
-        self._next_gate += GATE_SPACING
-        self._gates[address] = function
-        self.gate_names[address] = name
-        return address
+        """A new address at which machine code calls a Python function; see `gates`."""
+        return self.gates.add(name, function)
 
     def watch(self, start: int, end: int) -> None:
         """Single-steps `[start, end)` from now on."""
@@ -178,7 +156,7 @@ class Machine:
 
     def registers(self, thread: Thread) -> Registers:
         """`thread.registers`, made current; for listeners and `Observer.stepping`."""
-        self._sync(thread)
+        self.live.sync(thread)
         return thread.registers
 
     def stop(self) -> None:
@@ -198,14 +176,13 @@ class Machine:
                 thread, limit = self.scheduler.pick()
                 self._running = thread
                 if thread.sigpending:
-                    self._sync(thread)
+                    self.live.sync(thread)
                     signals.deliver(process, thread)
                 if thread.state is ThreadState.RUNNABLE and not self._stopping:
                     self._advance(thread, limit)
         finally:
             self._active = False
-            if self._live is not None:
-                self._sync(self._live)
+            self.live.sync_all()
         return process.exit_status
 
     def step(self) -> bool:
@@ -222,11 +199,11 @@ class Machine:
             return False
         self._allowance(thread, FOREVER)
         self._running = thread
-        self._enter(thread)
+        self.live.enter(thread)
         stop = self.cpu.run(1, armed=False)
         self._advanced(thread, stop, nested=False)
         self._stopped(thread, stop, nested=False)
-        self._sync(thread)
+        self.live.sync(thread)
         return stop.fault is None and self._goes_on(thread)
 
     def _goes_on(self, thread: Thread) -> bool:
@@ -235,8 +212,8 @@ class Machine:
             return False
         if thread.sigpending or thread.inside is not False:
             return False
-        rip = self._rip(thread)
-        special = rip in self._gates or rip in self.breakpoints or self._range(rip)
+        rip = self.live.rip(thread)
+        special = rip in self.gates.functions or rip in self.breakpoints or self._range(rip)
         return not special and self.debugger is None
 
     def call(self, thread: Thread, address: int, **registers: int) -> Registers:
@@ -247,7 +224,7 @@ class Machine:
         runs meanwhile and no signal is delivered; system calls work, but may not wait. The
         observer hears of the steps only. Raises GuestStopped for what goes wrong inside.
         """
-        self._sync(thread)
+        self.live.sync(thread)
         saved, running = thread.registers, self._running
         waiting = (thread.state, thread.wait, thread.wake_at, thread.break_passed)
         thread.registers = saved.copy()
@@ -260,19 +237,18 @@ class Machine:
         thread.state, thread.wait, thread.wake_at = ThreadState.RUNNABLE, None, None
         self._running = thread
         try:
-            while self._rip(thread) != self._return:
+            while self.live.rip(thread) != self._return:
                 self._advance(thread, FOREVER, nested=True)
             return self.registers(thread)
         finally:
-            self._sync(thread)
+            self.live.sync(thread)
             thread.registers = saved
             thread.state, thread.wait, thread.wake_at, thread.break_passed = waiting
             self._running = running
 
     def state(self) -> MachineState:
         """A copy of all that a run can change, but for memory."""
-        if self._live is not None:
-            self._sync(self._live)
+        self.live.sync_all()
         current = self.scheduler.current
         tid = None if current is None else current.tid
         return MachineState(self.linux.save(), self.scheduler.save(), self.instructions, tid)
@@ -298,45 +274,13 @@ class Machine:
         self.instructions = state.instructions
         tid = state.current
         self.scheduler.current = self._running = None if tid is None else self.threads[tid]
-        self._live = None
+        self.live.forget()
         self._idle = 0
-
-    def _sync(self, thread: Thread) -> None:
-        """Brings the thread's registers from the processor, if they are there."""
-        if self._live is thread and not self._fresh:
-            self.cpu.save(thread.registers)
-            self._image = (bytes(thread.registers.block), thread.registers.extended)
-            self._fresh = True
-            if self.log is not None:
-                self.log.left(thread.registers)
-
-    def _enter(self, thread: Thread) -> None:
-        """Brings the thread's registers into the processor, unless they are there."""
-        if self._live is thread:
-            if not self._fresh:
-                return
-            registers = thread.registers
-            block, state = self._image
-            if registers.block != block or registers.extended != state:
-                self.cpu.load(thread.registers)
-        else:
-            if self._live is not None:
-                self._sync(self._live)
-            self.cpu.load(thread.registers)
-            self._live = thread
-            if self.log is not None:
-                self.log.entered(thread)
-        self._fresh = False
-
-    def _rip(self, thread: Thread) -> int:
-        if self._live is thread and not self._fresh:
-            return self.cpu.rip()
-        return thread.registers["RIP"]
 
     def _advance(self, thread: Thread, limit: int, *, nested: bool = False) -> None:
         """Does what is to be done at this boundary, or runs code up to some later one."""
-        rip = self._rip(thread)
-        gate = self._gates.get(rip)
+        rip = self.live.rip(thread)
+        gate = self.gates.functions.get(rip)
         watched = self._range(rip) if gate is None else None
         inside = gate is not None or watched is not None
         if not nested and thread.inside is not inside and self._cross(thread, inside):
@@ -360,26 +304,17 @@ class Machine:
         before, thread.inside = thread.inside, inside
         if before is None or self.observer is None:
             return False
-        self._sync(thread)
+        self.live.sync(thread)
         (self.observer.entered if inside else self.observer.left)(thread)
         return True
 
     def _call_gate(self, thread: Thread, function: GateFunction) -> None:
-        self._sync(thread)
+        self.live.sync(thread)
         self._no_progress(thread)
         thread.break_passed = None
-        address = function(thread)
-        registers = thread.registers
-        if address is None:
-            rsp = registers["RSP"]
-            try:
-                address = self.memory.u64(rsp)
-            except UnmappedError:
-                fault = Fault(FaultKind.READ, registers["RIP"], rsp, "RET of a gate")
-                faults.raise_fault(self.linux, thread, fault, fatal=True)
-                return
-            registers["RSP"] = rsp + 8
-        registers["RIP"] = address
+        fault = self.gates.call(thread, function)
+        if fault is not None:
+            faults.raise_fault(self.linux, thread, fault, fatal=True)
 
     def _misplaced_return(self, thread: Thread) -> int | None:
         raise GuestStopped(
@@ -417,18 +352,19 @@ class Machine:
     ) -> None:
         """Single-steps watched code."""
         run, where, observer, events = self.cpu.run, self.cpu.rip, self.observer, self.events
+        live = self.live
         start, end = watched
         last = thread.time + self._allowance(thread, limit)
         thread.break_passed = None
-        self._enter(thread)
+        live.enter(thread)
         after: Registers | None = None  # the last instruction's, if nothing has changed them
         while True:
             if observer is not None:
                 observer.stepping(thread, rip)
-                if self._fresh:
-                    self._enter(thread)
+                if live.fresh:
+                    live.enter(thread)
                     after = None
-            before = (after or self._recorded()) if events.executed_wanted else None
+            before = (after or live.recorded()) if events.executed_wanted else None
             stop = run(1, armed=False)
             if stop.executed:
                 thread.time += 1
@@ -440,8 +376,8 @@ class Machine:
                 self._idle = 0
                 self._stopped(thread, stop, nested)
                 return
-            if self._fresh:  # a listener wanted the registers
-                self._enter(thread)
+            if live.fresh:  # a listener wanted the registers
+                live.enter(thread)
                 after = None
             rip = where()
             if not start <= rip < end or thread.time >= last or thread.sigpending or self._stopping:
@@ -455,7 +391,7 @@ class Machine:
             due = self.timer.due(thread)
             if due is not None:
                 if due <= 0:
-                    self._sync(thread)
+                    self.live.sync(thread)
                     self._no_progress(thread)
                     self.timer.fire(thread)
                     return
@@ -464,7 +400,7 @@ class Machine:
         stops = debugger is not None and rip in debugger.breakpoints
         if (function is not None or stops) and thread.break_passed != rip:
             thread.break_passed = rip
-            self._sync(thread)
+            self.live.sync(thread)
             self._no_progress(thread)
             if function is not None:
                 function(thread)
@@ -476,8 +412,8 @@ class Machine:
         special = stops or function is not None
         if self.step_all or special:
             count = 1
-        self._enter(thread)
-        before = self._recorded() if self.step_all and self.events.executed_wanted else None
+        self.live.enter(thread)
+        before = self.live.recorded() if self.step_all and self.events.executed_wanted else None
         stop = self.cpu.run(count, armed=not special)
         self._advanced(thread, stop, nested)
         if before is not None and stop.executed:
@@ -500,25 +436,21 @@ class Machine:
         if not nested:
             thread.user_instructions += executed
 
-    def _recorded(self) -> Registers:
-        """The running thread's registers, for an event."""
-        registers = Registers(_NO_REGISTERS)
-        self.cpu.save(registers)
-        return registers
-
     def _executed(self, thread: Thread, rip: int, before: Registers) -> Registers:
         """Emits the event of an instruction; returns the registers behind it."""
-        index, after = self.instructions - 1, self._recorded()
+        index, after = self.instructions - 1, self.live.recorded()
         self.events.emit(Executed(tid=thread.tid, pc=rip, index=index, before=before, after=after))
         return after
 
     def _stopped(self, thread: Thread, stop: Stop, nested: bool) -> None:
         """Answers a system call or a fault; all other stops are seen at the next boundary."""
         fault = stop.fault
-        if stop.reason is StopReason.GATE and (rip := self._rip(thread)) not in self._gates:
-            fault = Fault(FaultKind.FETCH_PROTECTED, rip, rip, "not a gate, but between gates")
+        if stop.reason is StopReason.GATE:
+            rip = self.live.rip(thread)
+            if rip not in self.gates.functions:
+                fault = Fault(FaultKind.FETCH_PROTECTED, rip, rip, "not a gate, but between gates")
         if stop.reason is StopReason.SYSCALL:
-            self._sync(thread)
+            self.live.sync(thread)
             syscalls.dispatch(self.linux, thread)
             if nested and (
                 thread.state is not ThreadState.RUNNABLE or self.linux.exit_status is not None
@@ -529,8 +461,8 @@ class Machine:
                     thread.registers.copy(),
                 )
         elif fault is not None:
-            self._sync(thread)
+            self.live.sync(thread)
             faults.raise_fault(self.linux, thread, fault, fatal=nested)
         if stop.access is not None and self.debugger is not None:
-            self._sync(thread)
+            self.live.sync(thread)
             self.debugger.accessed(thread, stop.access)

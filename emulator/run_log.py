@@ -76,7 +76,7 @@ class RunLog:
         """Begins; the machine is at its first instruction or anywhere behind."""
         machine = self._machine
         machine.memory.journal = self
-        machine.log = self
+        machine.live.log = self
         machine.events.subscribe(self._listen)
         self._recorder.start()
 
@@ -129,7 +129,7 @@ class RunLog:
         if self._paused is not None:
             self._resume()
         self._recorder.stop()
-        machine.memory.journal = machine.log = None
+        machine.memory.journal = machine.live.log = None
         machine.events.listeners.remove(self._listen)
         threads = self.threads()
         if threads:  # the last one's, with what was done behind its last instruction

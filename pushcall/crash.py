@@ -40,7 +40,7 @@ def place(rt: Running, pc: int) -> Place:
         function = image.findfunc(pc)
         if function is not None:
             return _in_function(function, pc)
-    gate = rt.machine.gate_names.get(pc)
+    gate = rt.machine.gates.names.get(pc)
     return Place(pc, f"runtime.{gate}") if gate else Place(pc)
 
 

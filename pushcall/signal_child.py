@@ -209,7 +209,7 @@ class SignalChild:
             message = f"system call {halt.call}: there is no kernel behind --signals real"
         elif halt.signo == signal.SIGXCPU:
             message = f"it did not end within {SECONDS} s of processor time"
-        elif halt.signo == signal.SIGTRAP and before in rt.machine.gate_names:
+        elif halt.signo == signal.SIGTRAP and before in rt.machine.gates.names:
             message = (
                 f"{place(rt, before).symbol} is no machine code: --signals real has none of it"
             )

@@ -14,18 +14,8 @@ from asm.image import Image
 from emulator.engines import UNICORN, processor
 from emulator.fault import GuestStopped
 from emulator.machine import Machine
-from emulator.memory import PAGE, Memory, Prot, UnmappedError
-from runtime_model import (
-    mgc,
-    mheap,
-    newstack,
-    proc,
-    proc_freeze,
-    proc_syscall,
-    proc_sysmon,
-    signal_unix,
-    stackpool,
-)
+from emulator.memory import PAGE, Memory, Prot
+from runtime_model import mgc, mheap, stackpool
 from runtime_model.assembly import (
     GATES,
     assemble_runtime,
@@ -36,17 +26,18 @@ from runtime_model.assembly import (
 from runtime_model.call import SHIFT, executable_of
 from runtime_model.events import GoroutineCreated
 from runtime_model.executable import ExecutableCode
+from runtime_model.gates import add_gates
 from runtime_model.go_asm_h import Package
 from runtime_model.layout import load
 from runtime_model.policy import Policy
 from runtime_model.runtime import Runtime
-from runtime_model.runtime2 import Sched, _Gdead, _Gidle, _Grunnable, _Gwaiting
+from runtime_model.runtime2 import Sched, _Gdead, _Gwaiting
 from runtime_model.symtab import ImageTable
 from runtime_model.version import DEFAULT, NEWEST, OLDEST, GoVersion
 from runtime_model.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from asm.image import Code, Function
@@ -187,10 +178,7 @@ def assembled(
     machine.linux.bugs = config.bugs
     rt = Runtime(machine, layout, version)
     rt.policy = config.policy
-    gates = {
-        f"runtime.{name}": machine.gate(name, _bind(rt, function))
-        for name, function in _GATES.items()
-    }
+    gates = add_gates(rt)
     if config.call is not None:
         rt.executable = executable_of(config.call.path, version, config.call.cpu)
     own = rt.executable.trampoline if rt.executable is not None else config.trampoline
@@ -222,24 +210,6 @@ def _assemble_user(config: Config, rt: Runtime, *, undefined: bool) -> Image:
         toolchain=config.toolchain,
         undefined=undefined,
     )
-
-
-def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[Thread], int | None]:
-    def gate(thread: Thread) -> int | None:
-        with rt.acting(thread):
-            try:
-                return function(rt)
-            except (signal_unix.FatalSignal, newstack.StackOverflow) as fatal:
-                going_on = proc_freeze.startpanic_m(rt, fatal) if rt.dying is not fatal else None
-                if going_on is None:
-                    raise
-                return going_on
-            except UnmappedError as error:
-                # Machine code has overwritten what the runtime finds its own data by.
-                message = f"the runtime follows a pointer that is none: {error}"
-                raise GuestStopped(message, thread.tid, thread.registers.copy()) from error
-
-    return gate
 
 
 def _pages(size: int) -> int:
@@ -413,112 +383,3 @@ def _start_at(rt: Runtime, gp: G, fn: int, words: tuple[int, ...] = ()) -> None:
     gp.sched_pc = fn
     gp.sched_g = gp.address
     gp.startpc = fn
-
-
-# What m0 does in machine code's name: rt0_go -> schedinit, then mstart -> mstart1 on every M.
-
-
-def _schedinit(rt: Runtime) -> None:
-    """procresize: m0 gets P0, the others are idle; the goroutines join P0's queue."""
-    p0 = rt.p(rt.allp[0])
-    proc.acquirep(rt, p0)
-    # The last P belongs to the mark worker, if there is one.
-    others = rt.allp[1:-1] if rt.gcwork else rt.allp[1:]
-    for address in reversed(others):
-        proc.pidleput(rt, rt.p(address))
-    for address in rt.goroutines:
-        gp = rt.g(address)
-        proc.casgstatus(rt, gp, _Gdead, _Grunnable)
-        proc.runqput(rt, p0, gp, runnext=True)
-    rt.clobber()
-
-
-def _mstart1(rt: Runtime) -> int | None:
-    """minit; then sysmon's M runs sysmon, m0 installs handlers and starts it, others schedule."""
-    thread = rt.thread
-    gp = rt.getg()
-    mp = rt.m(gp.m)
-    assert gp.atomicstatus == _Gidle
-    # What mcall and morestack switch to: this frame, which is never returned to.
-    gp.sched_sp = thread.registers["RSP"] - 64 & ~15
-    gp.sched_g = gp.address
-    _minit(rt)
-    if mp.mstartfn:
-        if mp.nextp:
-            proc.acquirep(rt, rt.p(mp.nextp))
-            mp.nextp = 0
-        thread.registers["RSP"] = gp.sched_sp - 8
-        return mp.mstartfn
-    if mp.id == 0:
-        signal_unix.initsig(rt)
-        rt.sysmon_m = proc.newm(rt, rt.symbol("sysmon"), 0)
-        if rt.gcwork:
-            rt.gcworker_m = proc.newm(rt, rt.symbol("gcBgMarkWorker"), rt.allp[-1])
-        rt.clobber()
-        thread.registers["RAX"] = rt.sysmon_m
-        return None
-    proc.acquirep(rt, rt.p(mp.nextp))
-    mp.nextp = 0
-    return proc.schedule(rt)
-
-
-def _mstart2(rt: Runtime) -> int:
-    """m0 begins to schedule; starting the goroutines would have woken another P."""
-    proc.wakep(rt)
-    return proc.schedule(rt)
-
-
-def _minit(rt: Runtime) -> None:
-    """Signals of this M go to its gsignal stack, and none is blocked (os_linux.go: minit)."""
-    mp = rt.m(rt.getg().m)
-    gsignal = rt.g(mp.gsignal)
-    scratch = rt.thread.registers["RSP"] - 256 & ~15
-    registers = rt.thread.registers
-    before, registers["RSP"] = registers["RSP"], scratch - 64
-    offset = rt.layout.offset
-    rt.memory.write(scratch, bytes(64))
-    rt.memory.put_u64(scratch + offset("stackt", "ss_sp"), gsignal.stack_lo)
-    rt.memory.put_u64(scratch + offset("stackt", "ss_size"), gsignal.stack_hi - gsignal.stack_lo)
-    rt.call0("sigaltstack", scratch, 0)
-    rt.memory.put_u64(scratch + 32, 0)
-    rt.call0("rtsigprocmask", 2, scratch + 32, 0, 8)  # SIG_SETMASK, the empty set
-    registers["RSP"] = before
-
-
-def _sigtrampgo(rt: Runtime) -> None:
-    """Sigtramp leaves its arguments on the stack in every version."""
-    rsp = rt.thread.registers["RSP"]
-    sig, info, ctx = (rt.memory.u64(rsp + 8 + 8 * i) for i in range(3))
-    signal_unix.sigtrampgo(rt, sig & 0xFFFF_FFFF, info, ctx)
-    rt.clobber()
-
-
-def _on_g(function: Callable[..., int]) -> Callable[[Runtime], int]:
-    return lambda rt: function(rt, rt.g(rt.argument(0)))
-
-
-_GATES: Final[dict[str, Callable[[Runtime], int | None]]] = {
-    "schedinit": _schedinit,
-    "mstart1": _mstart1,
-    "mstart2": _mstart2,
-    "newstack": newstack.newstack,
-    "gcBgMarkWorker.work": mgc.gcBgMarkWorker_work,
-    "gcBgMarkWorker.drain": mgc.gcBgMarkWorker_drain,
-    "gcBgMarkWorker.park": _on_g(mgc.gcBgMarkWorker_park),
-    "goexit1": proc.goexit1,
-    "freezetheworld.work": proc_freeze.freezetheworld_work,
-    "entersyscall": proc_syscall.entersyscall,
-    "exitsyscall.fast": proc_syscall.exitsyscall,
-    "exitsyscall.end": proc_syscall.exitsyscall_end,
-    "exitsyscall0": _on_g(proc_syscall.exitsyscall0),
-    "goexit0": _on_g(proc.goexit0),
-    "gosched_m": _on_g(proc.gosched_m),
-    "gopreempt_m": _on_g(proc.gopreempt_m),
-    "preemptPark": _on_g(proc.preemptPark),
-    "stopm.woken": proc.stopm_woken,
-    "sysmon.work": proc_sysmon.sysmon_work,
-    "sigtrampgo": _sigtrampgo,
-    "asyncPreempt2.begin": proc.asyncPreempt2_begin,
-    "asyncPreempt2.func1": _on_g(proc.asyncPreempt2_func1),
-    "asyncPreempt2.end": proc.asyncPreempt2_end,
-}

@@ -183,7 +183,7 @@ def test_gate_that_returns_none_acts_as_ret() -> None:
     before = thread.registers["RSP"]
     assert machine.run() == 42
     assert thread.registers["RSP"] == before
-    assert machine.gate_names[gate] == "double"
+    assert machine.gates.names[gate] == "double"
 
 
 def test_gate_that_returns_an_address_goes_on_there_with_rsp_untouched() -> None:

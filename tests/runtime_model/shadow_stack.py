@@ -116,7 +116,7 @@ class ShadowStack:
         gp = self._g_of(rsp)
         if gp is None:
             return  # gsignal: the kernel has called
-        gate = rt.machine.gate_names.get(pc)
+        gate = rt.machine.gates.names.get(pc)
         if gate is not None:
             pc, rsp = rt.memory.u64(rsp), rsp + 8
         frames = [(f.pc, f.lr) for f in unwind(rt, gp, PRINTING, pc, rsp)]
