@@ -75,7 +75,7 @@ _NOTHING: Final = (
 
 
 # Signals that instructions raise.
-_OWN: Final = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+OWN: Final = (signal.SIGILL, signal.SIGTRAP, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 
 
 class FencedChild(Tracee):
@@ -234,7 +234,7 @@ class FencedChild(Tracee):
         """
         while True:
             halt = self.go(Request.SINGLESTEP)
-            if not halt.signo or (halt.signo in _OWN and halt.code > 0):
+            if not halt.signo or (halt.signo in OWN and halt.code > 0):
                 return halt
             # A signal that somebody has sent, or SIGXCPU: it is lost.
 

@@ -1,6 +1,7 @@
 """The real processor as an engine: x86-64 Linux, one instruction at a time, in a fenced child.
 
-Each step is ptrace(2)'s, so the count is exact; a REP instruction steps by iterations. What the
+Each step is ptrace(2)'s, so the count is exact; a REP instruction steps by iterations. Long runs
+of a program's code go at full speed in a copy that counts (emulator.native_counted). What the
 Unicorn engine's fence refuses is simply executed. What no run could repeat, or what would not be
 the guest's own, is done here or refused by name:
 - SYSCALL, and gates, are never executed; INT 0x80 and SYSENTER are refused;
@@ -18,7 +19,6 @@ from __future__ import annotations
 import random
 import signal
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from emulator import fence
@@ -28,6 +28,8 @@ from emulator.fault import Fault, FaultKind
 from emulator.fenced_child import FencedChild
 from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Prot
+from emulator.native_counted import FullSpeed
+from emulator.native_kinds import Kind, classify
 from emulator.ptrace import STEPPED, Halt
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers, loadable_flags
 
@@ -43,65 +45,9 @@ _FPE_INTDIV, _BUS_ADRALN, _SEGV_MAPERR, _SEGV_ACCERR = 1, 1, 1, 2
 _U64: Final = 2**64 - 1
 _TF: Final = int(Flags.TF)
 PATIENCE: Final = 1000  # instructions between two chances for Python to see a Ctrl-C
+FREELY: Final = 1 << 24  # the same, at full speed
+WORTH: Final = 256  # instructions from which on that is worth its start
 _INTERRUPTS_US: Final = (signal.SIGINT, signal.SIGALRM)
-
-
-class Kind(Enum):
-    """How an instruction is executed."""
-
-    PLAIN = "plain"
-    SYSCALL = "syscall"
-    PUSHF = "pushf"
-    POPF = "popf"
-    TIME = "time"  # RDTSC
-    TIME_AND_PROCESSOR = "time and processor"  # RDTSCP
-    RANDOM = "random"  # RDRAND, RDSEED
-    BREAKPOINT = "breakpoint"
-    REFUSED = "refused"
-
-
-_INTERRUPTS: Final = {0x03: Kind.BREAKPOINT, 0x80: Kind.REFUSED}
-_BY_OPCODE: Final = {
-    0x8E: Kind.REFUSED,  # MOV to a segment register
-    0x9C: Kind.PUSHF, 0x9D: Kind.POPF,
-    0xCA: Kind.REFUSED, 0xCB: Kind.REFUSED, 0xCF: Kind.REFUSED,  # far RET, IRET
-    0xCC: Kind.BREAKPOINT,
-    0xF1: Kind.REFUSED,  # INT1
-}  # fmt: skip
-_BY_OPCODE_0F: Final = {
-    0x02: Kind.REFUSED, 0x03: Kind.REFUSED,  # LAR, LSL
-    0x05: Kind.SYSCALL,
-    0x31: Kind.TIME,
-    0x34: Kind.REFUSED,  # SYSENTER
-    0xB2: Kind.REFUSED, 0xB4: Kind.REFUSED, 0xB5: Kind.REFUSED,  # LSS, LFS, LGS
-    0xA1: Kind.REFUSED, 0xA9: Kind.REFUSED,  # POP FS, POP GS
-}  # fmt: skip
-
-
-def classify(code: bytes) -> Kind:
-    """How the instruction that `code` starts with is executed."""
-    prefixes, _, index = fence.opcode(code)
-    first, second, third = code[index : index + 3].ljust(3, b"\0")
-    digit = second >> 3 & 7
-    if first == 0xCD:
-        return _INTERRUPTS.get(second, Kind.PLAIN)
-    if first == 0xFF:
-        return Kind.REFUSED if digit in (3, 5) else Kind.PLAIN  # far CALL and JMP
-    if first != 0x0F:
-        return _BY_OPCODE.get(first, Kind.PLAIN)
-    digit, in_memory = third >> 3 & 7, third < 0xC0
-    if second == 0x00:
-        return Kind.REFUSED if digit in (0, 1, 4, 5) else Kind.PLAIN  # SLDT, STR, VERR, VERW
-    if second == 0x01:
-        if third == 0xF9:
-            return Kind.TIME_AND_PROCESSOR
-        tells = digit == 4 or (in_memory and digit < 2)  # SMSW, SGDT, SIDT
-        return Kind.REFUSED if tells or third == 0xEF else Kind.PLAIN  # WRPKRU
-    if second == 0xC7 and not in_memory:
-        if digit == 7 and 0xF3 in prefixes:
-            return Kind.REFUSED  # RDPID
-        return Kind.RANDOM if digit in (6, 7) else Kind.PLAIN
-    return _BY_OPCODE_0F.get(second, Kind.PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +60,9 @@ class _Place:
     objection: Fault | None = None  # why nobody executes it
 
 
+_PLAIN: Final = (_Place(Kind.PLAIN), _Place(Kind.PUSHF))  # at full speed there is no trap flag
+
+
 class NativeCpu:
     """One processor, an `emulator.cpu.Cpu`; raises NativeUnavailableError where there is none.
 
@@ -124,7 +73,7 @@ class NativeCpu:
     def __init__(self, memory: Memory, *, seed: int = 0) -> None:
         self.memory = memory
         memory.shared = True
-        self.name = "native, single-stepped"
+        self.name = "native, each instruction counted"
         self.time_stamp: Callable[[], int] = lambda: 0
         self.processor = 0
         self._random = random.Random(seed)  # noqa: S311  # must be the same each time
@@ -142,6 +91,7 @@ class NativeCpu:
         self._breakpoints: set[int] = set()
         self._refused: dict[int, str] = {}
         self._known: dict[int, _Place] = {}
+        self._fast = FullSpeed(memory)
 
     def close(self) -> None:
         """Ends the child; the next run makes another one."""
@@ -149,6 +99,7 @@ class NativeCpu:
             self._bring()
             self._child.close()
             self._child, self._inside = None, False
+        self._fast.close()
 
     # Memory and code.
 
@@ -162,31 +113,38 @@ class NativeCpu:
         self.close()
 
     def load_code(self, instructions: Iterable[tuple[int, bytes]]) -> None:
-        """See `emulator.cpu.Cpu.load_code`."""
+        """See `emulator.cpu.Cpu.load_code`: it can be run at full speed."""
+        self._fast.load(instructions)
 
     def flush_code(self, start: int, size: int) -> None:  # noqa: ARG002  # little is lost
         """See `emulator.cpu.Cpu.flush_code`."""
-        self._known.clear()
+        self._special()
+
+    def _special(self, *addresses: int) -> None:
+        """Something has become special about these addresses, or about any."""
+        for address in addresses or tuple(self._known):
+            self._known.pop(address, None)
+        self._fast.forget(*addresses)
 
     def add_gates(self, start: int, end: int) -> None:
         """See `emulator.cpu.Cpu.add_gates`."""
         self._gates.append((start, end))
-        self._known.clear()
+        self._special()
 
     def add_watch(self, start: int, end: int) -> None:
         """See `emulator.cpu.Cpu.add_watch`."""
         self._watched.append((start, end))
-        self._known.clear()
+        self._special()
 
     def add_breakpoint(self, address: int) -> None:
         """See `emulator.cpu.Cpu.add_breakpoint`."""
         self._breakpoints.add(address)
-        self._known.pop(address, None)
+        self._special(address)
 
     def remove_breakpoint(self, address: int) -> None:
         """See `emulator.cpu.Cpu.remove_breakpoint`."""
         self._breakpoints.discard(address)
-        self._known.pop(address, None)
+        self._special(address)
 
     def watch_data(self, breakpoints: tuple[DataBreakpoint, ...]) -> None:
         """See `emulator.cpu.Cpu.watch_data`: none can be had here."""
@@ -196,7 +154,7 @@ class NativeCpu:
     def refuse(self, address: int, detail: str) -> None:
         """See `emulator.cpu.Cpu.refuse`."""
         self._refused[address] = detail
-        self._known.pop(address, None)
+        self._special(address)
 
     # Registers.
 
@@ -261,13 +219,34 @@ class NativeCpu:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS_US)
         try:
             while True:
-                stop = self._run(min(count, self._done + PATIENCE), armed)
+                few = PATIENCE
+                if self._recorder is None and count - self._done >= WORTH:
+                    few = self._run_freely(min(count - self._done, FREELY))
+                stop = self._run(min(count, self._done + few), armed)
                 if stop.reason is not StopReason.COUNT or self._done >= count:
                     return stop
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS_US)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _run_freely(self, count: int) -> int:
+        """Executes what it can at full speed; returns how many to step before it tries again."""
+        fast = self._fast
+        if not fast.loaded:
+            return PATIENCE
+        if self._flags & _TF or not fast.begins_at(self._rip, self._is_plain):
+            return 1
+        self._bring()
+        self._done += fast.run(self._state, count)
+        self._inside = False
+        self._rip, self._flags = self._state["RIP"], self._state["RFLAGS"]
+        return fast.rest
+
+    def _is_plain(self, address: int) -> bool:
+        """Whether no run stops at an address, and only we can change what is there."""
+        place = self._look(address)
+        return place in _PLAIN and address in self._known
 
     def _run(self, count: int, armed: bool) -> Stop:
         known = self._known

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.fenced_child import FencedChild
 from emulator.hooks import host_address
 from emulator.memory import PAGE, Memory, Prot
-from emulator.native_copy import Copy
+from emulator.native_copy import ProbedCopy
 from emulator.native_probe import (
     BLOCK,
     CODE,
@@ -48,7 +48,7 @@ class NativeRecorder:
         self, memory: Memory, recorder: FrameRecorder, instructions: Iterable[tuple[int, bytes]]
     ) -> None:
         self._recorder = recorder
-        self._copy = copy = Copy(instructions)
+        self._copy = copy = ProbedCopy(instructions)
         start, size = recorder.code
         table = bytearray(8 * size)
         for pc, place in copy.places.items():

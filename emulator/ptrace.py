@@ -46,6 +46,7 @@ EVENT_SECCOMP: Final = 7
 
 _NT_X86_XSTATE: Final = 0x202
 _XSTATE_ROOM: Final = 1 << 16
+_PKRU: Final = 1 << 9  # the rights of protection keys, which the kernel gives a thread
 _XCR0_AT: Final = 464  # where ptrace stores the features that the kernel uses
 _HEADER: Final = slice(512, 576)
 _SIGINFO: Final = struct.Struct("<iii4xQ")  # si_signo, si_errno, si_code, si_addr
@@ -151,6 +152,7 @@ class Tracee:
         area = self._area
         area[:_XCR0_AT] = fxsave.store(registers)[:_XCR0_AT]
         state = extended.whole(registers.extended)
+        present |= area[_HEADER.start + 1] << 8 & _PKRU
         area[_HEADER] = present.to_bytes(8, "little").ljust(64, b"\0")
         for bit, at in self._offsets.items():
             if present & bit:

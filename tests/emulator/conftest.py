@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from native_host import native_objection
-from small_cpu import small_cpu
+from small_cpu import counted_cpu, small_cpu
 
-from emulator import extended
+from emulator import extended, native_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +31,25 @@ def unicorn(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
     return _maker(request.param)
 
 
-@pytest.fixture(params=[*COUNTINGS, "native"])
-def machine(request: pytest.FixtureRequest) -> Callable[..., UnicornCpu]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Where stops are tested the real processor runs at full speed, too."""
+    if "machine" in metafunc.fixturenames:
+        counts = ["counted"] if metafunc.module.__name__ == "test_cpu_stops" else []
+        metafunc.parametrize("machine", [*COUNTINGS, "native", *counts], indirect=True)
+
+
+@pytest.fixture
+def machine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., UnicornCpu]:
     """The same, and the real processor: the results must still be the same."""
-    if request.param == "native":
+    if request.param in ("native", "counted"):
         needs = extended.FEATURES if "avx" in request.module.__name__ else 0
         if why := native_objection(needs):
             pytest.skip(why)
+    if request.param == "counted":
+        monkeypatch.setattr(native_cpu, "WORTH", 1)
+        return counted_cpu
     return _maker(request.param)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import iced_x86
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
 from emulator.engines import processor
@@ -48,6 +49,15 @@ def small_cpu(
     for name, value in registers.items():
         block[name] = value
     cpu.load(block)
+    return cpu
+
+
+def counted_cpu(text: str, **registers: int) -> UnicornCpu:
+    """small_cpu on the real processor, at full speed where that is possible and worth it."""
+    cpu = small_cpu(text, engine="native", **registers)
+    code = cpu.memory.read(CODE, CODE_END - CODE).rstrip(b"\0")
+    decoder = iced_x86.Decoder(64, code, ip=CODE)
+    cpu.load_code([(i.ip, cpu.memory.read(i.ip, i.len)) for i in decoder if not i.is_invalid])
     return cpu
 
 

@@ -25,7 +25,7 @@ from pushcall.injection import Injection
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emulator.native_cpu import Kind
+    from emulator.native_kinds import Kind
 
 native = pytest.mark.skipif(bool(native_objection()), reason=native_objection() or "")
 
