@@ -33,7 +33,7 @@ bench: $(STAMP)
 # The trampolines of the asyncPreempt families, from their layouts; the hooks' machine code.
 generate: $(STAMP)
 	$(BIN)/python -m asm.mkpreempt
-	$(BIN)/python -m pushcall.mkhooks
+	$(BIN)/python -m pushcall.check.mkhooks
 
 # The pictures of docs/.
 docs: $(STAMP)

@@ -19,7 +19,7 @@ def processor(memory: Memory, engine: str = UNICORN) -> Cpu:
     Raises NativeUnavailableError where the host's cannot be had.
     """
     if engine == NATIVE:
-        from emulator.native_cpu import NativeCpu  # only where it is wanted
+        from emulator.native.cpu import NativeCpu  # only where it is wanted
 
         return NativeCpu(memory)
     from emulator.unicorn_cpu import UnicornCpu

@@ -5,7 +5,7 @@ with the System V calling convention that allow memory which is both writable an
 they are machine code (CODE hook: RDI = engine, RSI = address, EDX = size, RCX = user data) and
 Python is never called on the way. Elsewhere the same rules run as Python functions, with the same
 results, some hundred times slower. The bytes below are what `make generate` assembles from the text
-above each (pushcall.mkhooks); starting needs no assembler, and this package imports none.
+above each (pushcall.check.mkhooks); starting needs no assembler, and this package imports none.
 
 A byte of *marks* for every byte of executable memory says what is special about an instruction
 that starts there. A mark is looked up before each instruction, so it costs nothing to have many.

@@ -37,7 +37,7 @@ from emulator.unicorn_raw import CTL_TB_FLUSH, HOOK_MEM_WRITE, function_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from emulator.native_cpu import NativeCpu
+    from emulator.native.cpu import NativeCpu
 
 STRETCH: Final = 1024  # records between two that are whole
 STORES_ROOM: Final = 128 * STRETCH  # FXSAVE makes 64 stores,

@@ -18,7 +18,7 @@ from emulator.counting_cpu import CountingCpu
 from emulator.events import Unrecorded
 from emulator.history import History, Mapped, Overwritten
 from emulator.memory import PAGE, Prot
-from emulator.native_cpu import NativeCpu
+from emulator.native.cpu import NativeCpu
 from emulator.recording import Recorder
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """`python -m pushcall`, and the console script."""
 
-from pushcall.cli import main
+from pushcall.cli.main import main
 
 if __name__ == "__main__":
     main()

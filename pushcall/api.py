@@ -5,7 +5,7 @@
     assert result.verdict == "preserved", result.losses
 
 Sources are paths, or assembly texts: a string with a line break in it is a text. Bad input raises
-asm.source.AsmError (with positions), pushcall.program.UsageError or
+asm.source.AsmError (with positions), pushcall.snippet.program.UsageError or
 runtime_model.boot.BadProgramError.
 """
 
@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from asm.source import Source
 from emulator.engines import UNICORN
-from pushcall import check as checking
-from pushcall import explain as explaining
-from pushcall import run as running
-from pushcall.injection import Injection
-from pushcall.program import Options, Program, from_source, read_source
+from pushcall.check import exhaustive as checking
+from pushcall.check import explain as explaining
+from pushcall.snippet import run as running
+from pushcall.snippet.injection import Injection
+from pushcall.snippet.program import Options, Program, from_source, read_source
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pushcall.booted_check import FunctionCheck
-    from pushcall.run import Outcome
-    from pushcall.verdict import CheckResult
+    from pushcall.booted.check import FunctionCheck
+    from pushcall.check.verdict import CheckResult
+    from pushcall.snippet.run import Outcome
     from runtime_model.runtime import Runtime
 
 
@@ -127,7 +127,7 @@ def check(
     with contextlib.ExitStack() as stack:
         pool = None
         if jobs > 1:
-            from pushcall.pool import processes
+            from pushcall.check.pool import processes
 
             pool = stack.enter_context(processes(jobs, config))
         result = checking.check(
@@ -180,8 +180,8 @@ def function_check(
 
     Raises UsageError for what is no Go executable, and for a function that it has not.
     """
-    from pushcall.boot_cli import opened
-    from pushcall.booted_check import FunctionCheck
+    from pushcall.booted.check import FunctionCheck
+    from pushcall.booted.executable import opened
     from runtime_model.booted import Settings
 
     _refuse_unknown(given, GuestOptions.__optional_keys__)

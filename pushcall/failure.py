@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pushcall import explain
+from pushcall.check import explain
 from runtime_model.boot import assembled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pushcall.booted_check import FunctionCheck
-    from pushcall.verdict import CheckResult
+    from pushcall.booted.check import FunctionCheck
+    from pushcall.check.verdict import CheckResult
     from runtime_model.boot import Config
 
 AROUND: Final = 4  # instructions on either side of the boundary

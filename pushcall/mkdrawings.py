@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pushcall import api
-from pushcall.drawing import svg
-from pushcall.injection import Injection
-from pushcall.recorded import record
+from pushcall.snippet.injection import Injection
+from pushcall.trace.drawing import svg
+from pushcall.trace.recorded import record
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
@@ -39,7 +39,7 @@ def recorded() -> RecordedRun:
 
 def viewer(size: tuple[int, int], keys: Sequence[str]) -> str:
     """The viewer in a terminal of so many columns and rows, behind some keys."""
-    from pushcall.viewer import Viewer
+    from pushcall.trace.viewer import Viewer
 
     async def draw() -> str:
         app = Viewer(recorded())

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asm.source import AsmError
-from pushcall.program import Options, read_source
+from pushcall.scenarios.variants import cases, expectation, perform, without_styles
+from pushcall.snippet.program import Options, read_source
 from pushcall.usage import UsageError
-from pushcall.variants import cases, expectation, perform, without_styles
 from runtime_model.boot import BadProgramError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from pushcall.variants import Case
+    from pushcall.scenarios.variants import Case
 
 _BAD_INPUT = (AsmError, UsageError, BadProgramError)
 

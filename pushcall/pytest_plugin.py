@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.run import Outcome
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
+    from pushcall.snippet.run import Outcome
 
 __all__ = ["Checker", "pushcall", "pytest_addoption", "pytest_collect_file"]
 
@@ -56,9 +56,9 @@ class Checker:
         trampoline (path or text), defines (mapping), as_assembly, budget.
         """
         __tracebackhide__ = True
-        from pushcall import check as checking
         from pushcall import failure
         from pushcall.api import program
+        from pushcall.check import exhaustive as checking
 
         config = program(source, self.directory, **options).config
         result = checking.check(config)
@@ -89,7 +89,7 @@ class Checker:
         """
         __tracebackhide__ = True
         from pushcall.api import run
-        from pushcall.text import run_report
+        from pushcall.snippet.text import run_report
 
         rt, out = run(source, self.directory, **options)
         if out.status:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from emulator.engines import ENGINES
-from pushcall import run as running
 from pushcall.api import ProgramOptions, program
-from pushcall.injection import Injection
+from pushcall.snippet import run as running
+from pushcall.snippet.injection import Injection
 from runtime_model.policy import Policy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pushcall import cli
+from pushcall.cli import main as cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

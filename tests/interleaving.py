@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from emulator.events import Event
     from emulator.linux.threads import Thread
     from emulator.snapshot import Snapshot
-    from pushcall.program import Expectation
+    from pushcall.snippet.program import Expectation
     from runtime_model.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]

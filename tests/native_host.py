@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from emulator.fenced_child import FencedChild
 from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Memory
+from emulator.native.fenced_child import FencedChild
 
 
 @cache

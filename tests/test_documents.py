@@ -10,7 +10,7 @@ import click
 import pytest
 from documents import DOCUMENTS, ROOT, Command, Session, blocks, differs, loose_commands, mentioned
 
-from pushcall.cli import cli
+from pushcall.cli.main import cli
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,19 @@ MAY_IMPORT = {
     "runtime_model": {"runtime_model", "emulator", "asm"},
     "pushcall": {"pushcall", "runtime_model", "emulator", "asm"},
 }
+# The rooms and files of pushcall/, from below; each imports only what stands before it.
+FLOORS = (
+    {"usage", "show", "content", "processes"},
+    {"snippet"},
+    {"trampoline", "audit", "trace"},
+    {"check"},
+    {"booted", "signals"},
+    {"failure"},
+    {"scenarios"},
+    {"api", "cli"},
+    {"pytest_files", "mkdrawings", "__main__"},
+    {"pytest_plugin"},
+)
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -47,3 +60,30 @@ def test_the_emulator_does_not_know_go() -> None:
         if word in path.read_text("utf-8")
     ]
     assert not found
+
+
+def rooms_of_pushcall(path: Path) -> set[str]:
+    """The rooms and files of pushcall/ that a file imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, *inner = node.module.split(".")
+            if package == "pushcall":
+                rooms |= {inner[0]} if inner else {alias.name for alias in node.names}
+    return rooms
+
+
+def test_the_rooms_of_pushcall_import_down() -> None:
+    files = sorted((ROOT / "pushcall").rglob("*.py"))
+    room = {path: path.relative_to(ROOT / "pushcall").with_suffix("").parts[0] for path in files}
+    known = set().union(*FLOORS)
+    assert known == set(room.values()) - {"__init__"}
+    upward = {}
+    for number, floor in enumerate(FLOORS):
+        below = set().union(*FLOORS[:number])
+        for path in files:
+            if room[path] in floor:
+                wrong = rooms_of_pushcall(path) - below - {room[path]}
+                if wrong:
+                    upward[str(path.relative_to(ROOT))] = sorted(wrong)
+    assert not upward

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pushcall.binary_run import run_binary
+from pushcall.booted.run import run_binary
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
 from tests.bench.measure import Contender, Group

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from emulator.frame_recorder import FrameRecorder
 from emulator.frames import Frames
 from pushcall.api import check, program
-from pushcall.batch import Batch
-from pushcall.side import Side
-from pushcall.survey import STRETCH
+from pushcall.check.batch import Batch
+from pushcall.check.survey import STRETCH
+from pushcall.snippet.side import Side
 from runtime_model.assembly import assemble_batch
 from runtime_model.layout import load
 from runtime_model.policy import Policy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pushcall.mutants import Workshop, score
+from pushcall.check.mutants import Workshop, score
 from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 from tests.bench.measure import Contender, Group

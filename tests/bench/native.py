@@ -10,14 +10,14 @@ import gc
 from typing import TYPE_CHECKING
 
 from emulator.extended_images import Images
-from emulator.fenced_child import FencedChild
 from emulator.frame_recorder import FrameRecorder
 from emulator.frames import Frames
 from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Memory
+from emulator.native.fenced_child import FencedChild
 from pushcall.api import check
-from pushcall.native_batch import NativeBatch
-from pushcall.survey import STRETCH
+from pushcall.check.native_batch import NativeBatch
+from pushcall.check.survey import STRETCH
 from tests.bench.check import EXAMPLE, batches, twin_of, whole
 from tests.bench.measure import Contender, Group
 

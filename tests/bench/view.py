@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pushcall import api
-from pushcall.injection import Injection
-from pushcall.recorded import record
-from pushcall.viewer import Viewer
+from pushcall.snippet.injection import Injection
+from pushcall.trace.recorded import record
+from pushcall.trace.viewer import Viewer
 from runtime_model.policy import Policy
 from tests.bench.measure import Contender, Group
 
 if TYPE_CHECKING:
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 NUTS = Path(__file__).parents[2] / "examples" / "golang_nuts.s"
 SIZE = (160, 48)

@@ -18,7 +18,7 @@ import unicorn
 from iced_x86 import ConditionCode, FlowControl, Mnemonic
 from unicorn import x86_const
 
-from pushcall.control_flow import is_repeated
+from pushcall.audit.control_flow import is_repeated
 from runtime_model import layout
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from safe_point_oracle import Oracle
 from test_verdicts import PROGRAM, program
 from toolchains import CACHE, build, goroot, versions
 
-from pushcall.audit import Auditor
-from pushcall.control_flow import Code64, decode, loops
+from pushcall.audit.binary import Auditor
+from pushcall.audit.control_flow import Code64, decode, loops
 from runtime_model.moduledata import GoBinary
 
 

@@ -18,9 +18,9 @@ from loop_runner import LoopRunner
 from safe_point_oracle import Oracle
 from toolchains import goroot, versions
 
-from pushcall import control_flow
-from pushcall.audit import Auditor
-from pushcall.control_flow import Code64, Loop, decode, loops
+from pushcall.audit import control_flow
+from pushcall.audit.binary import Auditor
+from pushcall.audit.control_flow import Code64, Loop, decode, loops
 from runtime_model.moduledata import GoBinary
 from runtime_model.preempt import static_verdict
 from runtime_model.safepoints import StaticVerdicts

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from toolchains import CACHE, build, versions
 
-from pushcall.binary_run import BinaryOutcome, run_binary
+from pushcall.booted.run import BinaryOutcome, run_binary
 from runtime_model.booted import Settings
 from runtime_model.events import PreemptRequested
 from runtime_model.moduledata import GoBinary
@@ -101,7 +101,7 @@ def test_with_asyncpreemptoff_no_signal_is_sent(version: str) -> None:
 LOG = """
 import hashlib, sys
 from pathlib import Path
-from pushcall.binary_run import run_binary
+from pushcall.booted.run import run_binary
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
 settings = Settings((b"p",), seed=int(sys.argv[2]), counting=sys.argv[3] or None)

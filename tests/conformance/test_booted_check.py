@@ -16,15 +16,15 @@ import pytest
 from toolchains import CACHE, build, versions
 
 from emulator.disassembly import disassemble
-from pushcall import booted_check
-from pushcall.booted_check import check_function
+from pushcall.booted import check as booted_check
+from pushcall.booted.check import check_function
 from pushcall.pytest_plugin import Checker
 from pushcall.usage import UsageError
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
 
 if TYPE_CHECKING:
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 PROGRAM = Path(__file__).parent / "programs/checked"
 FUNCTIONS = ("main.integers", "main.floats", "main.pointers", "main.slices")

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from test_prebuilt import ESBUILD, esbuild
 
-from pushcall.binary_run import BinaryOutcome, run_binary
+from pushcall.booted.run import BinaryOutcome, run_binary
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
 

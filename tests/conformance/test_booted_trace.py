@@ -22,17 +22,17 @@ from textual.widgets import Input
 from toolchains import versions
 
 from emulator.events import FrameBuilt, SystemCall
-from pushcall import slots, walk
-from pushcall.binary_run import run_binary
-from pushcall.booted_trace import NotReachedError, Wanted, record
-from pushcall.crash import place
-from pushcall.drawing import svg
-from pushcall.page import content
-from pushcall.panes import Panes
-from pushcall.perfetto import document
-from pushcall.trace import Shown, lines, to_json
+from pushcall.booted.run import run_binary
+from pushcall.booted.trace import NotReachedError, Wanted, record
+from pushcall.snippet.crash import place
+from pushcall.trace import slots, walk
+from pushcall.trace.drawing import svg
+from pushcall.trace.page import content
+from pushcall.trace.panes import Panes
+from pushcall.trace.perfetto import document
+from pushcall.trace.plain import Shown, lines, to_json
+from pushcall.trace.viewer import Pane, Viewer
 from pushcall.usage import UsageError
-from pushcall.viewer import Pane, Viewer
 from runtime_model.booted import Settings
 from runtime_model.events import PreemptRequested, PushedCall, Resumed
 from runtime_model.moduledata import GoBinary
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 TESTED = [v for v in versions() if v.startswith(("1.19", "1.22", "1.27"))]
 NUTS = ("nuts", "-gcflags=-N")

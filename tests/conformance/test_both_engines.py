@@ -12,8 +12,8 @@ from native_host import native_objection
 
 from emulator import extended
 from pushcall.api import ProgramOptions, check, program
-from pushcall.compare import compare, lines
-from pushcall.injection import Injection
+from pushcall.snippet.injection import Injection
+from pushcall.trace.compare import compare, lines
 from runtime_model.policy import Policy
 
 NAMES = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.s"))

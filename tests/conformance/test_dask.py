@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-from pushcall import check as checking
 from pushcall.api import program
-from pushcall.pool import cluster
+from pushcall.check import exhaustive as checking
+from pushcall.check.pool import cluster
 
 NUTS = Path(__file__).parents[2] / "examples" / "golang_nuts.s"
 

@@ -16,7 +16,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, Session
 from toolchains import CACHE, VERSIONS, goroot
 
-from pushcall.cli import cli
+from pushcall.cli.main import cli
 from pushcall.mkdrawings import DRAWINGS
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ def watched(self):
     finally:
         on = False
 Machine.run = watched
-from pushcall.cli import main
+from pushcall.cli.main import main
 report = sys.argv.pop(1)
 sys.argv[0] = "pushcall"
 try:

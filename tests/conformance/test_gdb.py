@@ -19,7 +19,7 @@ import pytest
 from test_booted import program
 from toolchains import versions
 
-from emulator.gdb_packets import to_gdb
+from emulator.gdb.packets import to_gdb
 from emulator.linux.signal_abi import Signal
 
 if TYPE_CHECKING:

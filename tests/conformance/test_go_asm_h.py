@@ -19,8 +19,8 @@ from elftools.elf.elffile import ELFFile
 
 from asm.elf import relocatable
 from asm.source import AsmError
-from pushcall import listing
-from pushcall.program import Options, load
+from pushcall.snippet import listing
+from pushcall.snippet.program import Options, load
 from runtime_model import layout, toolchain
 
 # Of Go's tree, the assembly for linux/amd64 that the conformance of the assembler measures.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from interleaving import failing_command, run_some
 
-from pushcall import cli
+from pushcall.cli import main as cli
 from runtime_model import preempt, preempt_xreg, proc, proc_world, signal_unix, stack, suspend
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from test_booted import program
 from toolchains import versions
 
 from emulator.events import FrameBuilt
-from pushcall import run as running
-from pushcall.booted_trace import Wanted, record
-from pushcall.program import Options, load
+from pushcall.booted.trace import Wanted, record
+from pushcall.snippet import run as running
+from pushcall.snippet.program import Options, load
 from runtime_model.booted import Booted, Settings
 from runtime_model.events import Entered, Executing, PreemptRequested, Resumed, StatusChanged
 from runtime_model.moduledata import GoBinary

@@ -10,7 +10,7 @@ import pytest
 from native_host import native_objection
 
 from emulator.engines import NATIVE, UNICORN
-from pushcall.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
+from pushcall.check.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
 from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 

@@ -23,8 +23,8 @@ from test_batch import LOOP, MUTANTS
 from asm.mkpreempt import avx2_layout, avx512_layout
 from emulator.extended import AVX, FEATURES
 from pushcall.api import check, program
-from pushcall.real_signals import run
-from pushcall.survey import WORTH
+from pushcall.check.survey import WORTH
+from pushcall.signals.run import run
 from runtime_model.trampoline import simd_source
 from runtime_model.version import GoVersion
 

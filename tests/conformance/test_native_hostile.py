@@ -22,7 +22,7 @@ from emulator.engines import ENGINES
 from pushcall.api import run
 
 if TYPE_CHECKING:
-    from pushcall.run import Outcome
+    from pushcall.snippet.run import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_a_ctrl_c_in_an_endless_loop_leaves_nothing(tmp_path: Path) -> None:
 # seccomp(2), linux/filter.h: a filter under which one system call fails with EPERM.
 DENYING = """
 import ctypes, struct, sys
-from pushcall.cli import main
+from pushcall.cli.main import main
 denied = int(sys.argv.pop(1))
 parts = (0x20, 0, 0, 0), (0x15, 0, 1, denied), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)
 code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *part) for part in parts))

@@ -16,14 +16,14 @@ from test_booted_check import FUNCTIONS, MISSING, PROGRAM, TESTED, check, progra
 from test_prebuilt import esbuild
 from toolchains import CACHE, build
 
-from pushcall.booted_check import find
-from pushcall.quick_check import quick_check
+from pushcall.booted.check import find
+from pushcall.check.quick_check import quick_check
 from runtime_model.moduledata import GoBinary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 # What main calls them with, as far as numbers go; a list of zeros, and slices of them.
 ARGUMENTS = {

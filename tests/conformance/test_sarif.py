@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from jsonschema import Draft4Validator
 from toolchains import goroot, npm_file, versions
 
-from pushcall.cli import cli
+from pushcall.cli.main import cli
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pushcall.api import program
-from pushcall.scan_check import POINTERS, VECTORS, check
+from pushcall.check.scan import POINTERS, VECTORS, check
 from runtime_model import mgcmark
 
 if TYPE_CHECKING:

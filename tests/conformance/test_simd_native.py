@@ -22,9 +22,10 @@ from test_avx_trampolines import SNIPPET
 
 from asm.mkpreempt import stack_text
 from emulator import extended
-from pushcall import api, quick_check
-from pushcall.booted_check import find
-from pushcall.check import check
+from pushcall import api
+from pushcall.booted.check import find
+from pushcall.check import quick_check
+from pushcall.check.exhaustive import check
 from pushcall.usage import UsageError
 from runtime_model.boot import Config
 from runtime_model.moduledata import GoBinary

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pushcall import api
-from pushcall.injection import Injection
-from pushcall.page import MOST, page
-from pushcall.recorded import record
+from pushcall.snippet.injection import Injection
+from pushcall.trace.page import MOST, page
+from pushcall.trace.recorded import record
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 ROOT = Path(__file__).parents[2]
 NUTS = ROOT / "examples" / "golang_nuts.s"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pushcall import api
-from pushcall.injection import Injection
-from pushcall.recorded import record
+from pushcall.snippet.injection import Injection
+from pushcall.trace.recorded import record
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 

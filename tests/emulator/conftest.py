@@ -7,7 +7,8 @@ import pytest
 from native_host import native_objection
 from small_cpu import counted_cpu, small_cpu
 
-from emulator import extended, native_cpu
+from emulator import extended
+from emulator.native import cpu as native_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable

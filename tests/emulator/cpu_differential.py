@@ -19,7 +19,7 @@ from emulator.disassembly import disassemble
 from emulator.fault import FaultKind
 from emulator.hooks import host_address
 from emulator.memory import Memory, Prot
-from emulator.native_cpu import NativeCpu
+from emulator.native.cpu import NativeCpu
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, SIZE, ST, XMM, Flags, Registers
 from emulator.unicorn_cpu import UnicornCpu
 

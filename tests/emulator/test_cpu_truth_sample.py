@@ -10,7 +10,7 @@ from native_host import native_objection
 from emulator.cpu import StopReason
 from emulator.fault import Fault, FaultKind
 from emulator.memory import Memory, Prot
-from emulator.native_cpu import NativeCpu
+from emulator.native.cpu import NativeCpu
 from emulator.registers import Registers
 
 STEPS = 800  # of each group

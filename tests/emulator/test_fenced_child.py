@@ -19,10 +19,10 @@ import pytest
 from native_host import native_objection
 from small_cpu import CODE, CODE_END, CONSTANTS, DATA, DATA_END, STACK, STACK_END, assemble
 
-from emulator.fenced_child import FencedChild
 from emulator.host_cpuid import NativeUnavailableError
 from emulator.memory import Memory, Prot
-from emulator.ptrace import STEPPED, ChildGoneError, Halt
+from emulator.native.fenced_child import FencedChild
+from emulator.native.ptrace import STEPPED, ChildGoneError, Halt
 from emulator.registers import Registers
 
 if TYPE_CHECKING:

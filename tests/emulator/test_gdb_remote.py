@@ -29,8 +29,8 @@ from small_computer import (
     syscall,
 )
 
-from emulator.gdb_packets import Connection, DisconnectedError, from_gdb, to_gdb
-from emulator.gdb_remote import GdbRemote, KilledByGdb, listen
+from emulator.gdb.packets import Connection, DisconnectedError, from_gdb, to_gdb
+from emulator.gdb.remote import GdbRemote, KilledByGdb, listen
 from emulator.linux.signals import GuestKilled
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ import pytest
 from native_host import native_objection
 from small_cpu import DATA, STACK_END, UnicornCpu, counted_cpu, small_cpu, state
 
-from emulator import extended, native_cpu
+from emulator import extended
 from emulator.cpu import Stop, StopReason
 from emulator.fault import FaultKind
-from emulator.fenced_child import FencedChild
-from emulator.native_probe import CODE as COPY
+from emulator.native import cpu as native_cpu
+from emulator.native.fenced_child import FencedChild
+from emulator.native.probe import CODE as COPY
 from emulator.registers import Registers
 
 ROUNDS = 40

@@ -10,8 +10,8 @@ from small_cpu import CODE, DATA, STACK, STACK_END, small_cpu
 from emulator import frames
 from emulator.frame_recorder import FrameRecorder
 from emulator.frames import Frames
-from emulator.native_probe import BLOCK, CODE_SIZE, CONTROL, LEFT, MAP, PROBE_TEXT, RECORD, START
-from emulator.native_recorder import NativeRecorder
+from emulator.native.probe import BLOCK, CODE_SIZE, CONTROL, LEFT, MAP, PROBE_TEXT, RECORD, START
+from emulator.native.recorder import NativeRecorder
 from emulator.registers import Registers
 
 SIZE = 0x100

@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 
 from asm.source import AsmError
 from pushcall import api
-from pushcall.cli import cli
+from pushcall.cli.main import cli
 from pushcall.usage import UsageError
 from runtime_model.toolchain import ToolchainError
 

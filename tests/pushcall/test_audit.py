@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
-from pushcall.audit import Finding, audit, diff, lines
-from pushcall.binary_cli import audit as audit_command
-from pushcall.control_flow import Kind, components, decode, scan, suspects
-from pushcall.sarif import to_sarif
+from pushcall.audit.binary import Finding, audit, diff, lines
+from pushcall.audit.control_flow import Kind, components, decode, scan, suspects
+from pushcall.audit.sarif import to_sarif
+from pushcall.cli.binary import audit as audit_command
 from pushcall.usage import UsageError
 from runtime_model.preempt import Reason
 

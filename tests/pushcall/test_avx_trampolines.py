@@ -21,12 +21,12 @@ from asm.mkpreempt import (
     trampoline,
 )
 from pushcall.api import check, run
-from pushcall.run import to_json
-from pushcall.text import run_report
+from pushcall.snippet.run import to_json
+from pushcall.snippet.text import run_report
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 DATA = "".join(
     f"DATA main·data+{8 * i}(SB)/8, ${0x0123_4567_89AB_CDEF ^ i * 0x1111_1111_1111_1111:#x}\n"

@@ -13,12 +13,12 @@ from emulator import counting_cpu, frames
 from emulator.extended_images import Images
 from emulator.frames import Frames
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, Registers
-from pushcall import batch as batches
 from pushcall.api import program
-from pushcall.batch import Attempt, Batch
-from pushcall.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
-from pushcall.native_batch import NativeBatch
-from pushcall.side import Side
+from pushcall.check import batch as batches
+from pushcall.check.batch import Attempt, Batch
+from pushcall.check.batch_hooks import CALL_SIZE, ENTRIES, STEP, STEP_TEXT, Word
+from pushcall.check.native_batch import NativeBatch
+from pushcall.snippet.side import Side
 from runtime_model.policy import Policy
 
 LINES = [line.partition(";") for line in STEP_TEXT.splitlines()]

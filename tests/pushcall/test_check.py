@@ -6,7 +6,7 @@ import pytest
 
 from asm.mkpreempt import stack_text
 from pushcall.api import check, program
-from pushcall.check import Check
+from pushcall.check.exhaustive import Check
 from runtime_model.preempt import Reason
 
 HEAD = '#include "textflag.h"\n\n'

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pushcall import cli
+from pushcall.cli import main as cli
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -15,17 +15,17 @@ from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 from native_host import native_objection
 
 from emulator.agreement import Agreement, Known
-from emulator.native_cpu import NativeCpu
+from emulator.native.cpu import NativeCpu
 from emulator.registers import Flags, Registers
 from pushcall.api import program
-from pushcall.cli import cli
-from pushcall.compare import Comparison, compare, lines, to_json
-from pushcall.injection import Injection
+from pushcall.cli.main import cli
+from pushcall.snippet.injection import Injection
+from pushcall.trace.compare import Comparison, compare, lines, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emulator.native_kinds import Kind
+    from emulator.native.kinds import Kind
 
 native = pytest.mark.skipif(bool(native_objection()), reason=native_objection() or "")
 

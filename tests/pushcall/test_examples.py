@@ -11,10 +11,10 @@ import pytest
 
 from emulator.registers import LAYOUT
 from pushcall.api import check, program, run
-from pushcall.listing import assemble
+from pushcall.snippet.listing import assemble
 
 if TYPE_CHECKING:
-    from pushcall.run import Outcome
+    from pushcall.snippet.run import Outcome
     from runtime_model.runtime import Runtime
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

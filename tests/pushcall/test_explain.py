@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asm.mkpreempt import stack_text, xregs_text
-from pushcall import check as checking
-from pushcall import cli
 from pushcall.api import check
-from pushcall.explain import explain
-from pushcall.mutants import Workshop
-from pushcall.mutations import text
+from pushcall.check import exhaustive as checking
+from pushcall.check.explain import explain
+from pushcall.check.mutants import Workshop
+from pushcall.cli import main as cli
+from pushcall.trampoline.mutations import text
 from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.explain import Explanation
+    from pushcall.check.explain import Explanation
 
 TEXTS = {"1.22": stack_text(), "1.27": xregs_text()}
 FAMILIES = sorted(TEXTS)

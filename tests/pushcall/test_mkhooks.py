@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pushcall.mkhooks import FILES, ROOT, machine_code, remade
+from pushcall.check.mkhooks import FILES, ROOT, machine_code, remade
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -19,7 +19,7 @@ from pushcall.api import check
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 TEXTS = {"1.22": stack_text(), "1.27": xregs_text()}
 FAMILIES = sorted(TEXTS)

@@ -14,11 +14,11 @@ import pytest
 
 from asm.mkpreempt import stack_text
 from asm.source import Source
-from pushcall import cli
-from pushcall.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
-from pushcall.mutations import text
-from pushcall.preserving import paths
-from pushcall.symbols import UnknownError
+from pushcall.check.mutants import EQUIVALENT, KILLED, SURVIVED, Workshop, score
+from pushcall.cli import main as cli
+from pushcall.trampoline.mutations import text
+from pushcall.trampoline.preserving import paths
+from pushcall.trampoline.symbols import UnknownError
 from runtime_model.boot import BadProgramError
 from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion

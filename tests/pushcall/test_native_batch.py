@@ -14,8 +14,8 @@ from emulator.extended import FEATURES
 from emulator.extended_images import AREA
 from emulator.registers import ARITHMETIC_FLAGS, LAYOUT, SIZE, XMM
 from pushcall.api import check
-from pushcall.batch import NO_INSTRUCTION
-from pushcall.batch_hooks import CALL_SIZE, Word
+from pushcall.check.batch import NO_INSTRUCTION
+from pushcall.check.batch_hooks import CALL_SIZE, Word
 
 
 @pytest.fixture(autouse=True)

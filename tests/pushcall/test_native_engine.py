@@ -9,8 +9,8 @@ from native_host import native_objection
 from emulator import extended
 from emulator.host_cpuid import NativeUnavailableError
 from pushcall.api import ProgramOptions, check
-from pushcall.cli import main
-from pushcall.injection import Injection
+from pushcall.cli.main import main
+from pushcall.snippet.injection import Injection
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_a_host_that_has_none_says_so_in_one_line(
     def refuse(*_: object) -> None:
         raise NativeUnavailableError("the native engine needs ptrace")
 
-    monkeypatch.setattr("emulator.native_cpu.FencedChild", refuse)
+    monkeypatch.setattr("emulator.native.cpu.FencedChild", refuse)
     name = str(EXAMPLES / "add.s")
     monkeypatch.setattr("sys.argv", ["pushcall", "run", name, "--engine", "native"])
     with pytest.raises(SystemExit) as ended:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pushcall import run as running
-from pushcall.injection import parse
-from pushcall.program import Options, load
-from pushcall.recorded import record
+from pushcall.snippet import run as running
+from pushcall.snippet.injection import parse
+from pushcall.snippet.program import Options, load
+from pushcall.trace.recorded import record
 from runtime_model.events import (
     Descheduled,
     Entered,
@@ -37,7 +37,7 @@ from runtime_model.runtime2 import status_name
 
 if TYPE_CHECKING:
     from emulator.events import Event
-    from pushcall.run import Outcome
+    from pushcall.snippet.run import Outcome
 
 ORIGINS = Path(__file__).parents[2] / "examples" / "origins"
 NEW = ["1.14", "1.27"]

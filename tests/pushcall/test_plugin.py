@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_the_page_of_trace(site: Path) -> None:
-    assert "/*DATA*/null" in (site / "pushcall" / "page.html").read_text("utf-8")
+    assert "/*DATA*/null" in (site / "pushcall" / "trace" / "page.html").read_text("utf-8")
 
 
 @pytest.fixture

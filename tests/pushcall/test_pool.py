@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asm.mkpreempt import stack_text
-from pushcall import check as checking
 from pushcall.api import check, program
-from pushcall.check import Alone, Check
-from pushcall.pool import Shared, processes
+from pushcall.check import exhaustive as checking
+from pushcall.check.exhaustive import Alone, Check
+from pushcall.check.pool import Shared, processes
+from pushcall.check.worker import Worker
 from pushcall.usage import UsageError
-from pushcall.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pushcall.check import SurveyPart
-    from pushcall.survey import Surveyed
+    from pushcall.check.exhaustive import SurveyPart
+    from pushcall.check.survey import Surveyed
 
 NUTS = Path(__file__).parents[2] / "examples" / "golang_nuts.s"
 # Dead loads, a register that a mutant loses where a value is odd, and a word that lasts.
@@ -129,7 +129,7 @@ def test_the_death_of_a_process_is_one_message() -> None:
 
 
 def test_a_worker_keeps_the_program_that_it_had_last() -> None:
-    from pushcall.worker import worker_for
+    from pushcall.check.worker import worker_for
 
     config = program(NUTS, defines={"LOOPS": 5}).config
     worker = worker_for(config)

@@ -12,8 +12,8 @@ import pytest
 from go_binary import TEXT, Function, GoBinaryWriter
 
 from emulator.disassembly import disassemble
-from pushcall.booted_check import find
-from pushcall.quick_check import (
+from pushcall.booted.check import find
+from pushcall.check.quick_check import (
     INTEGERS,
     OTHERS,
     parse_arguments,
@@ -30,7 +30,7 @@ from runtime_model.version import GoVersion
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 # for i := RBX; i != 0; i-- { *RAX += R10; R10 *= 3; X1 += X0 }; return
 LOOP = bytes.fromhex("4885db 7413 4c0110 4d8d1452 f20f58c8 48ffcb 75f0 90 90 90 c3")

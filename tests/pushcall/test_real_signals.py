@@ -15,7 +15,7 @@ from test_batch import LOOP, MUTANTS
 from test_cli import pushcall
 
 from pushcall.api import check, program
-from pushcall.real_signals import Signalled, run
+from pushcall.signals.run import Signalled, run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -19,15 +19,15 @@ from emulator.recording import STRETCH
 from emulator.run_log import RunLog
 from emulator.unicorn_cpu import UnicornCpu
 from pushcall import api
-from pushcall import run as running
-from pushcall.event_json import event_json
-from pushcall.injection import Injection
-from pushcall.recorded import RecordedRun, Writer, record
+from pushcall.snippet import run as running
+from pushcall.snippet.event_json import event_json
+from pushcall.snippet.injection import Injection
+from pushcall.trace.recorded import RecordedRun, Writer, record
 from runtime_model.events import Entered, PushedCall
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
-    from pushcall.program import Program
+    from pushcall.snippet.program import Program
     from runtime_model.runtime import Runtime
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

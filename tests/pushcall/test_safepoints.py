@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 from go_binary import ASM_FLAG, Function, GoBinaryWriter
 
-from pushcall.binary_cli import safepoints
-from pushcall.safepoints import (
+from pushcall.audit.safepoints import (
     binary_listing,
     open_binary,
     package_of,
@@ -19,7 +18,8 @@ from pushcall.safepoints import (
     text_lines,
     to_json,
 )
-from pushcall.unsafe_kinds import UnsafeKind
+from pushcall.audit.unsafe_kinds import UnsafeKind
+from pushcall.cli.binary import safepoints
 from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary
 

@@ -21,8 +21,8 @@ import pytest
 from go_binary import Function, GoBinaryWriter
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
-from pushcall.cli import cli
-from pushcall.saved_run import MAGIC, VERSION, SavedRun
+from pushcall.booted.saved import MAGIC, VERSION, SavedRun
+from pushcall.cli.main import cli
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from asm.mkpreempt import stack_text
 from pushcall.api import program
-from pushcall.scan_check import POINTERS, VECTORS, ScanResult, check
+from pushcall.check.scan import POINTERS, VECTORS, ScanResult, check
 from runtime_model import mgcmark
 from runtime_model.boot import BadProgramError
 

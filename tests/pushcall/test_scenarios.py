@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from emulator.linux.kernel_bugs import KernelBug
-from pushcall import scenarios, variants
-from pushcall.cli import cli
-from pushcall.snippet_cli import KERNEL_BUGS
+from pushcall.cli.main import cli
+from pushcall.cli.snippet import KERNEL_BUGS
+from pushcall.scenarios import catalogue as scenarios
+from pushcall.scenarios import variants
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pushcall.scenarios import Scenario
+    from pushcall.scenarios.catalogue import Scenario
 
 # https://github.com/golang/go/issues
 GO = [

@@ -10,11 +10,11 @@ import pytest
 
 from asm.mkpreempt import stack_text, xregs_text
 from emulator import counting_cpu
-from pushcall import check as checking
 from pushcall.api import check
+from pushcall.check import exhaustive as checking
 
 if TYPE_CHECKING:
-    from pushcall.verdict import CheckResult
+    from pushcall.check.verdict import CheckResult
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = [  # of the issues, one loop and two of AVX: the others are test_scenarios' business

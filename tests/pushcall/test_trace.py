@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pushcall import cli
+from pushcall.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "golang_nuts.trace"

@@ -14,17 +14,17 @@ import pytest
 from test_cli import pushcall
 
 from pushcall import api
-from pushcall.drawing import svg
-from pushcall.injection import Injection
-from pushcall.page import page
-from pushcall.perfetto import document
-from pushcall.recorded import record
+from pushcall.snippet.injection import Injection
+from pushcall.trace.drawing import svg
+from pushcall.trace.page import page
+from pushcall.trace.perfetto import document
+from pushcall.trace.recorded import record
 from pushcall.usage import UsageError
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 NUTS = Path(__file__).parents[2] / "examples" / "golang_nuts.s"
 

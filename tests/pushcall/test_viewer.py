@@ -12,11 +12,11 @@ from rich.console import Console
 from textual.widgets import Input
 
 from pushcall import api
-from pushcall import viewer as viewer_module
-from pushcall.injection import Injection
-from pushcall.panes import Panes
-from pushcall.recorded import record
-from pushcall.viewer import HELP, Pane, Viewer
+from pushcall.snippet.injection import Injection
+from pushcall.trace import viewer as viewer_module
+from pushcall.trace.panes import Panes
+from pushcall.trace.recorded import record
+from pushcall.trace.viewer import HELP, Pane, Viewer
 from runtime_model.events import PushedCall
 from runtime_model.policy import Policy
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 NUTS = Path(__file__).parents[2] / "examples" / "golang_nuts.s"
 WIDE, SMALL = (160, 48), (80, 24)

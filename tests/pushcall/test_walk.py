@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asm import mkpreempt
-from pushcall import api, fields, slots, walk
-from pushcall.injection import Injection
-from pushcall.recorded import record
+from pushcall import api
+from pushcall.snippet.injection import Injection
+from pushcall.trace import fields, slots, walk
+from pushcall.trace.recorded import record
 from runtime_model.events import PushedCall, Resumed
 from runtime_model.policy import Policy
 from runtime_model.stack import stackPreempt
 
 if TYPE_CHECKING:
-    from pushcall.recorded import RecordedRun
+    from pushcall.trace.recorded import RecordedRun
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = {n: f"R{n}" for n in ("AX", "CX", "DX", "BX", "SI", "DI")}

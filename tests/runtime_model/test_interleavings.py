@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from interleaving import PROGRAMS, failing_command, run_some
 
-from pushcall import cli
+from pushcall.cli import main as cli
 from runtime_model import preempt, runtime2
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from small_runtime import LOOP, Stopped, stopped
 from emulator.events import FrameBuilt, SignalSent
 from emulator.linux.signals import set_sigmask
 from pushcall.api import program
-from pushcall.run import run
+from pushcall.snippet.run import run
 from runtime_model import mgc
 from runtime_model.events import (
     Descheduled,

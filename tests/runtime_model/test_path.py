@@ -12,7 +12,7 @@ import pytest
 
 from emulator.events import Event, SignalReturned, SignalSent, SystemCall
 from pushcall.api import program
-from pushcall.run import Outcome, run
+from pushcall.snippet.run import Outcome, run
 from runtime_model.events import Entered, PushedCall, Resumed, StackChecked
 from runtime_model.policy import Policy
 

@@ -11,8 +11,8 @@ from small_runtime import LOOP, Stopped, stopped
 
 from emulator.events import SystemCall
 from pushcall.api import program, run
-from pushcall.injection import Injection
-from pushcall.run import run as run_program
+from pushcall.snippet.injection import Injection
+from pushcall.snippet.run import run as run_program
 from runtime_model import proc
 from runtime_model.events import (
     Descheduled,

@@ -27,7 +27,7 @@ from runtime_model.timers import request_preemption
 
 if TYPE_CHECKING:
     from emulator.events import Event
-    from pushcall.run import Outcome
+    from pushcall.snippet.run import Outcome
 
 ALL = ["1.13", "1.14", "1.15", "1.16", "1.17", "1.20", "1.22", "1.25", "1.27"]
 
@@ -62,7 +62,7 @@ done:
 def grown(text: str = DOWN, depth: int = 100, **options: object) -> tuple[Outcome, list[Event]]:
     """A run without preemption, and its events."""
     from pushcall.api import program
-    from pushcall.run import run as run_program
+    from pushcall.snippet.run import run as run_program
 
     options.setdefault("policy", Policy(None))
     defines = {"DEPTH": depth}

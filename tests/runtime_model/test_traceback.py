@@ -9,8 +9,8 @@ from shadow_stack import ShadowStack
 
 from asm.sp_flow import sp_flow
 from pushcall.api import program
-from pushcall.injection import Injection
-from pushcall.run import Outcome, run
+from pushcall.snippet.injection import Injection
+from pushcall.snippet.run import Outcome, run
 from runtime_model.boot import boot
 from runtime_model.events import StackCopied
 from runtime_model.symtab import SnippetFunc

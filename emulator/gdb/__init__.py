@@ -1,0 +1,1 @@
+"""gdb's remote serial protocol, served for a machine."""

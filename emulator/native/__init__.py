@@ -1,0 +1,1 @@
+"""The real processor: a fenced child under ptrace, stepped, probed or run freely."""

@@ -1,0 +1,1 @@
+"""Where code can be preempted and where never: read from tables, without running it."""

@@ -1,0 +1,1 @@
+"""Unmodified Go executables: run, traced, checked, saved, controlled by gdb."""

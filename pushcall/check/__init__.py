@@ -1,0 +1,1 @@
+"""Preemptions at every boundary: made, compared, shared out, explained."""

@@ -1,0 +1,35 @@
+"""The command `pushcall scenarios`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("number", type=int, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def scenarios(number: int | None, as_json: bool) -> int:
+    """Reproduce preemption bugs that Go programs have met, each broken and mended.
+
+    With the NUMBER of an issue, that one is explained. The exit status is 0 if all came out as
+    their files (examples/issues) say.
+
+    \b
+    pushcall scenarios
+    pushcall scenarios 46272
+    pushcall run examples/issues/10958_tight_loop.s --variant broken
+    """  # noqa: D301  # \b is click's
+    from pushcall.scenarios import catalogue as known
+    from pushcall.show import show
+
+    verdicts = []
+    for scenario in known.scenarios(number):
+        verdict = known.judge(scenario, explained=number is not None and not as_json)
+        verdicts.append(verdict)
+        if not as_json:
+            show(known.lines(verdict) if number is None else known.explained(verdict))
+    if as_json:
+        click.echo(json.dumps(known.to_json(verdicts), indent=1, ensure_ascii=False))
+    return int(not all(verdict.held for verdict in verdicts))

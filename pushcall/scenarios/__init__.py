@@ -1,0 +1,1 @@
+"""Snippets that say what they expect, and the bugs that programs have met."""

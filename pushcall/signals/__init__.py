@@ -1,0 +1,1 @@
+"""Snippets on the real processor, preempted by the kernel's own SIGURGs."""

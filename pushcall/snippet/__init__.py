@@ -1,0 +1,1 @@
+"""A snippet: what is to be run, from files and options; its run; how runs are told."""

@@ -1,0 +1,208 @@
+"""What to run, from files and options: content is told apart, header comments give defaults.
+
+A snippet may begin with comments of the form `// pushcall: key=value …` (header.py); options of the
+command line go before them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asm.source import Source, near_miss
+from emulator.engines import UNICORN
+from emulator.linux.kernel_bugs import KernelBug
+from pushcall.content import ELF_MAGIC, SAVED_MAGIC
+from pushcall.snippet import header
+from pushcall.snippet.expectation import Expected
+from pushcall.snippet.expectation import parse as parse_expected
+from pushcall.snippet.injection import Injection, parse
+from pushcall.usage import UsageError, go_version
+from runtime_model import toolchain as toolchains
+from runtime_model.boot import Config
+from runtime_model.go_asm_h import Package
+from runtime_model.trampoline import Trampoline, darwin_source, simd_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runtime_model.policy import Policy
+    from runtime_model.version import GoVersion
+
+GOOS: Final = (  # go/build/syslist.go
+    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux",
+    "nacl", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
+)  # fmt: skip
+MAX_SOURCE: Final = 16 << 20  # bytes of an assembly file
+_MACRO: Final = re.compile(r"^\s*#define\s+(\w+)\s+(\S.*?)\s*(?://.*)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A configuration, when it is to be preempted, and what is expected of it."""
+
+    config: Config
+    injection: Injection = field(default_factory=Injection)
+    expected: Expected = field(default_factory=Expected)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command line; None where not given."""
+
+    entry: str | None = None
+    goroutines: int | None = None
+    procs: int | None = None
+    go: str | None = None
+    budget: int | None = None
+    stack: int | None = None  # bytes that a goroutine starts with, and may grow to
+    max_stack: int | None = None
+    expect: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
+    include_dirs: tuple[Path, ...] = ()
+    as_assembly: bool = False
+    goos: str = "linux"
+    syntax: str = "go"
+    package: str | None = None
+    goroot: Path | None = None
+    trampoline: Source | None = None
+    trampoline_syntax: str = "go"
+    cpu: str | None = None  # of runtime_model.trampoline.CPUS
+    engine: str = UNICORN  # of emulator.engines
+    policy: Policy | None = None  # None: as the header says, or 10 ms
+    variant: str | None = None
+    godebug: tuple[str, ...] = ()
+    kernel_bug: tuple[str, ...] = ()
+
+
+def read_source(path: Path) -> Source:
+    """The text of an assembly file; UsageError for what cannot be one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SOURCE + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if data.startswith(SAVED_MAGIC):
+        raise UsageError(f"{path}: a saved run; `pushcall run` goes on with it")
+    if len(data) > MAX_SOURCE and not data.startswith(ELF_MAGIC):
+        raise UsageError(f"{path}: more than {MAX_SOURCE >> 20} MiB: not an assembly file")
+    if data.startswith(ELF_MAGIC):
+        raise UsageError(f"{path}: an ELF file; this command reads assembly text")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line}: not text: byte {data[error.start]:#04x}") from None
+    return Source(str(path), text)
+
+
+def load(path: Path, options: Options) -> Program:
+    """The program in a file, under the given options."""
+    return from_source(read_source(path), options)
+
+
+def from_source(source: Source, options: Options) -> Program:
+    """The program in a text, under the given options."""
+    settings = header.read(source).of(options.variant)
+    if options.goos not in GOOS:
+        note = near_miss(options.goos, GOOS)
+        raise UsageError(f"--goos {options.goos}: not known to Go" + (f"; {note}" if note else ""))
+    package = Package.of(Path(source.name), options.package)
+    toolchain = toolchains.at(options.goroot) if options.goroot is not None else None
+    defines = dict(_define(text) for text in (*settings.get("define", ()), *options.defines))
+    timers: dict[str, str] = {key: settings[key][-1] for key in header.TIMERS if key in settings}
+    policy, injection = parse(timers)
+    config = Config(
+        sources=(source,),
+        policy=_godebug(options.policy or policy, options.godebug or settings.get("godebug", ())),
+        bugs=_bugs(options.kernel_bug or settings.get("kernel-bug", ())),
+        defines=defines,
+        package=package,
+        toolchain=toolchain,
+        engine=options.engine,
+    )
+    asked = options.go or settings.get("go", (None,))[-1]
+    go = asked or (toolchain.release if toolchain is not None else package.release)
+    if go is not None:
+        version = go_version(go)
+        assert version is not None
+        config = replace(config, version=version)
+    if toolchain is not None and toolchain.version != config.version.number:
+        raise UsageError(f"--goroot {toolchain.root} is {toolchain.release}, not Go {asked}")
+    for name in ("goroutines", "procs", "budget"):
+        value = getattr(options, name)
+        if value is None and name in settings:
+            value = int(settings[name][-1], 0)
+        if value is not None:
+            config = replace(config, **{name: value})
+    stack = options.stack or int(settings.get("stack", ("0",))[-1], 0)
+    if stack:
+        config = replace(config, stack_size=stack)
+    if options.max_stack is not None:
+        config = replace(config, max_stack=options.max_stack)
+    entry = options.entry or settings.get("entry", ("",))[-1]
+    goos = settings.get("goos", ("linux",))[-1] if options.goos == "linux" else options.goos
+    config = replace(
+        config,
+        entry=entry,
+        as_assembly=options.as_assembly or settings.get("as-assembly", ("0",))[-1] != "0",
+        goos=goos,
+        syntax=options.syntax,
+        include_dirs=options.include_dirs,
+        trampoline=_trampoline(options, settings, source, config.version, goos),
+    )
+    macros = dict(_MACRO.findall(source.text)) | defines
+    expected = parse_expected(settings.get("expect", ()), macros)
+    if options.expect:
+        expected = replace(expected, registers=parse_expected(options.expect, macros).registers)
+    return Program(config, injection, expected)
+
+
+def _trampoline(
+    options: Options, settings: header.Settings, source: Source, version: GoVersion, goos: str
+) -> Trampoline | None:
+    if options.trampoline is not None:
+        if options.cpu is not None:
+            raise UsageError("--cpu chooses Pushcall's own asyncPreempt, --trampoline another one")
+        return Trampoline(options.trampoline, options.trampoline_syntax)
+    file = settings.get("trampoline", (None,))[-1]
+    if file is not None:
+        return Trampoline(read_source(Path(source.name).parent / file))
+    if goos == "darwin" and version.clears_upper_halves_on_darwin:
+        return Trampoline(darwin_source(version))
+    cpu = options.cpu or settings.get("cpu", (None,))[-1]
+    if cpu is None or (options.cpu is None and not version.extended_registers):
+        return None  # a version without GOEXPERIMENT=simd saves the same on each processor
+    try:
+        return Trampoline(simd_source(version, cpu))
+    except ValueError as error:
+        raise UsageError(f"cpu {cpu}: {error}") from None
+
+
+_GODEBUG: Final = ("asyncpreemptoff", "gcshrinkstackoff")
+
+
+def _godebug(policy: Policy, texts: Iterable[str]) -> Policy:
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in _GODEBUG or value not in ("0", "1"):
+            raise UsageError(f"godebug {text}: not {' or '.join(f'{n}=1' for n in _GODEBUG)}")
+        policy = replace(policy, **{name: value == "1"})
+    return policy
+
+
+def _bugs(names: Iterable[str]) -> frozenset[KernelBug]:
+    known = {bug.value: bug for bug in KernelBug}
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise UsageError(f"kernel-bug {wrong[0]}: there are: {', '.join(known)}")
+    return frozenset(known[name] for name in names)
+
+
+def _define(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name.isidentifier():
+        raise UsageError(f"-D {text}: not NAME or NAME=VALUE")
+    return name, value or "1"

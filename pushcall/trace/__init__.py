@@ -1,0 +1,1 @@
+"""A run recorded whole, and what shows it: the viewer, text, pages and drawings."""
