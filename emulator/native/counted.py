@@ -2,9 +2,10 @@
 
 A second fenced child has a machine's memory and a copy of its program's code
 (emulator.native.code_copy) in which every instruction is counted before it is executed. The counter
-is MM7, and MM6 keeps RCX meanwhile, so neither flags nor memory are touched: what has a copy uses no
-x87 or MMX register, and the child's are put back behind it. The copy can be executed and not read, by a protection key
-(pkeys(7)). Whatever the copy cannot do, or faults in, is left to whoever steps.
+is MM7, and MM6 keeps RCX meanwhile, so neither flags nor memory are touched: what has a copy uses
+no x87 or MMX register, and the child's are put back behind it. The copy can be executed and not
+read, by a protection key (pkeys(7)). Whatever the copy cannot do, or faults in, is left to whoever
+steps.
 
 Rejected: the performance counter of retired instructions, which virtual machines rarely have and
 which stops late; PTRACE_SINGLEBLOCK, which steps single instructions where a hypervisor has no BTF.
