@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from runtime_model.executable import ExecutableFunc, ExecutableTable
 
 
+def funcpkgpath(name: str) -> str:
+    """The import path in a linker's name: `a/b.(*T).m[go.shape.int]` is of `a/b`; "" if none."""
+    head = name.partition("[")[0]
+    slash = head.rfind("/") + 1
+    dot = head.find(".", slash)
+    return head[:dot] if dot >= 0 else ""
+
+
 class Func(Protocol):
     """runtime.funcInfo: one function and its tables."""
 

@@ -30,10 +30,11 @@ from pushcall.audit.control_flow import (
     scan,
     suspects,
 )
-from pushcall.audit.safepoints import BadTableError, open_binary, package_of, reason_name
+from pushcall.audit.safepoints import BadTableError, open_binary, reason_name
 from pushcall.processes import worker_processes
 from runtime_model.preempt import Reason, Verdict
 from runtime_model.safepoints import StaticVerdicts
+from runtime_model.symtab import funcpkgpath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +126,7 @@ class Audit:
                     sorted_counts(reason_name(f.reason) for f in self.findings)
                 ),
                 "findings_by_package": dict(
-                    sorted_counts(package_of(f.function) for f in self.findings)
+                    sorted_counts(funcpkgpath(f.function) for f in self.findings)
                 ),
             },
             "errors": self.broken,
@@ -368,7 +369,7 @@ class Work:
                 function = self._auditor.binary.table.function(number)
                 if function is None:
                     continue
-                if self._package is None or package_of(function.name) == self._package:
+                if self._package is None or funcpkgpath(function.name) == self._package:
                     functions.append(function)
             except BadTableError as error:
                 broken.append(str(error))
@@ -428,7 +429,7 @@ def lines(result: Audit, limit: int | None = None) -> Iterator[str]:
     if limit is not None and total > limit:
         yield f"  … and {total - limit} more"
     yield "# Totals"
-    for package, number in sorted_counts(package_of(f.function) for f in result.findings):
+    for package, number in sorted_counts(funcpkgpath(f.function) for f in result.findings):
         yield f"  {number:6}  {package or '(assembly without a package)'}"
     for name, number in sorted_counts(f.kind.value for f in result.findings):
         yield f"  {number:6}  {name}"

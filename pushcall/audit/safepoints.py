@@ -21,7 +21,7 @@ from runtime_model.moduledata import GoBinary, NotGoError, UnknownVersionError
 from runtime_model.pclntab_format import PclntabError
 from runtime_model.preempt import BadRestartPCError, Reason
 from runtime_model.safepoints import SAFE_REASONS, function_ranges, snippet_ranges
-from runtime_model.symtab import SnippetFunc
+from runtime_model.symtab import SnippetFunc, funcpkgpath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,14 +79,6 @@ def open_binary(path: Path, version: GoVersion | None = None) -> GoBinary:
         raise UsageError(text if str(path) in text else f"{path}: {text}") from None
 
 
-def package_of(name: str) -> str:
-    """The import path in a linker's name: `a/b.(*T).m[go.shape.int]` is of `a/b`; "" if none."""
-    head = name.partition("[")[0]
-    slash = head.rfind("/") + 1
-    dot = head.find(".", slash)
-    return head[:dot] if dot >= 0 else ""
-
-
 def select(
     binary: GoBinary, name: str | None = None, pc: int | None = None, package: str | None = None
 ) -> list[GoFunc]:
@@ -105,14 +97,14 @@ def select(
         return [found]
     functions: Iterable[GoFunc] = binary
     if package is not None:
-        functions = [f for f in binary if package_of(f.name) == package]
+        functions = [f for f in binary if funcpkgpath(f.name) == package]
         if not functions:
             raise no_package(binary, package)
     if name is None:
         return list(functions)
     ending = binary.table.named(name)
     if package is not None:
-        ending = [f for f in ending if package_of(f.name) == package]
+        ending = [f for f in ending if funcpkgpath(f.name) == package]
     chosen = [f for f in ending if f.name == name] or ending
     if not chosen and any(mark in name for mark in "*?"):
         pattern = re.escape(name).replace(r"\*", ".*").replace(r"\?", ".")
@@ -124,7 +116,7 @@ def select(
 
 def no_package(binary: GoBinary, package: str) -> UsageError:
     """The error for a package that the binary has no function of, suggesting near ones."""
-    near = _near(package, {package_of(function.name) for function in binary})
+    near = _near(package, {funcpkgpath(function.name) for function in binary})
     return UsageError(f"{binary.path}: no package {package}{near}")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from asm.image import UnsafePointUnsafe
 from runtime_model.preempt import Reason
+from runtime_model.symtab import funcpkgpath
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,16 +124,14 @@ def _is_body(index: int, kinds: list[UnsafeKind], texts: list[list[str]]) -> boo
 
 def _whole(binary: GoBinary, function: GoFunc, checks_stack: bool) -> UnsafeKind:
     """Why a whole body is unsafe: -+ makes all functions of a package so, nosplit has no check."""
-    from pushcall.audit.safepoints import package_of
-
     if checks_stack:
         return UnsafeKind.RUNTIME
-    package = package_of(function.name)
+    package = funcpkgpath(function.name)
     for step in (1, -1):
         for distance in range(1, _NEIGHBOURS):
             index = function.index + step * distance
             other = binary.table.function(index) if 0 <= index < len(binary.table) else None
-            if other is None or package_of(other.name) != package:
+            if other is None or funcpkgpath(other.name) != package:
                 break
             told = _told_by(other)
             if told is not UnsafeKind.UNKNOWN:

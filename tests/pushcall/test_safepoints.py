@@ -13,7 +13,6 @@ from go_binary import ASM_FLAG, Function, GoBinaryWriter
 from pushcall.audit.safepoints import (
     binary_listing,
     open_binary,
-    package_of,
     select,
     text_lines,
     to_json,
@@ -22,6 +21,7 @@ from pushcall.audit.unsafe_kinds import UnsafeKind
 from pushcall.cli.binary import safepoints
 from pushcall.usage import UsageError
 from runtime_model.moduledata import GoBinary
+from runtime_model.symtab import funcpkgpath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,9 +148,9 @@ def test_a_package_is_chosen_by_its_import_path(path: Path) -> None:
 
 
 def test_packages_of_names() -> None:
-    assert package_of("example.com/a.b/c.(*T).m") == "example.com/a.b/c"
-    assert package_of("main.f[go.shape.struct { example.com/x.Y }]") == "main"
-    assert package_of("memeqbody") == ""
+    assert funcpkgpath("example.com/a.b/c.(*T).m") == "example.com/a.b/c"
+    assert funcpkgpath("main.f[go.shape.struct { example.com/x.Y }]") == "main"
+    assert funcpkgpath("memeqbody") == ""
 
 
 def test_a_broken_table_is_one_message(path: Path) -> None:
