@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
+    from rich.status import Status
+
 _PAUSE: Final = 0.2  # seconds between two looks of a counter
+_PATIENCE: Final = 1.0  # seconds until a counter below other output appears
 _STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
 
 
@@ -66,6 +70,58 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
                 status.update(f"{done} {what}")
 
         yield report
+
+
+class Below:
+    """A counter below what a program prints, on standard error, if that is a terminal.
+
+    It comes when the program takes more than a second, goes before each piece of output, and comes
+    back where that ended with a line. Else what it is drawn over would be the program's.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._seen = sys.stderr.isatty()
+        self._next = time.monotonic() + _PATIENCE
+        self._in_line = False  # the cursor is behind something that the program printed
+        self._status: Status | None = None
+        self._shown = False
+
+    def report(self, done: int) -> None:
+        """So many are done."""
+        if not self._seen or self._in_line:
+            return
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _PAUSE
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("", refresh_per_second=1 / _PAUSE)
+        self._status.update(f"{done} {self._what}")
+        if not self._shown:
+            self._status.start()
+            self._shown = True
+
+    def write(self, stream: TextIO, data: bytes) -> None:
+        """Output of the program's."""
+        if self._seen and data and _may_be_seen(stream):
+            self.clear()
+            self._in_line = not data.endswith(b"\n")
+        stream.buffer.write(data)
+        stream.flush()
+
+    def clear(self) -> None:
+        """Takes it away."""
+        if self._status is not None and self._shown:
+            self._status.stop()
+            self._shown = False
+
+
+def _may_be_seen(stream: TextIO) -> bool:
+    """Whether what goes there may come to the terminal: from behind a pipe, too."""
+    return stream.isatty() or stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emulator.linux.threads import Thread
     from emulator.machine import Machine
@@ -21,13 +21,19 @@ POLL: Final = 5_000_000  # instructions between two looks
 
 
 class InstructionStop:
-    """An `emulator.observer.InstructionTimer`; `at` counts those of all threads since boot."""
+    """An `emulator.observer.InstructionTimer`; `at` counts those of all threads since boot.
 
-    def __init__(self, machine: Machine, at: int | None) -> None:
+    `progress` hears now and then how many were executed.
+    """
+
+    def __init__(
+        self, machine: Machine, at: int | None, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.at = at
         self.reached = False  # the machine stands where it was to be stopped
         self.interrupted = False
         self._machine = machine
-        self._at = at
+        self._progress = progress
         self._look = 0
 
     @contextlib.contextmanager
@@ -46,7 +52,7 @@ class InstructionStop:
     def due(self, thread: Thread) -> int:
         """Instructions of any thread until it is time to stop, or to look for a Ctrl-C."""
         del thread
-        stop = self._look if self._at is None else min(self._at, self._look)
+        stop = self._look if self.at is None else min(self.at, self._look)
         return max(stop - self._machine.instructions, 0)
 
     def fire(self, thread: Thread) -> None:
@@ -54,7 +60,8 @@ class InstructionStop:
         del thread
         done = self._machine.instructions
         self._look = done + POLL
-        if self.interrupted or (self._at is not None and done >= self._at):
+        self._progress(done)
+        if self.interrupted or (self.at is not None and done >= self.at):
             self.reached = True
             self._machine.stop()
 

@@ -5,7 +5,6 @@ The program's own output goes where ours goes, as it comes; the report follows o
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,7 @@ from runtime_model.booted import Booted, Settings
 from runtime_model.events import Descheduled, PreemptRequested, PushedCall, Resumed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from socket import socket
 
@@ -117,7 +116,7 @@ class BinaryOutcome(Report):
             f"{self.threads} threads, Go {self.go}"
         )
         yield (
-            f"{self.requests} requests to preempt, {self.signals} SIGURG: {len(self.preempted)} "
+            f"{self.requests} requests, {self.signals} SIGURG: {len(self.preempted)} "
             f"asynchronous preemptions, {self.cooperative} at stack checks"
         )
         if self.losses:
@@ -237,10 +236,14 @@ class _Collector:
 
 @dataclass(frozen=True)
 class Pause:
-    """Where a run is saved: `file`, after so many instructions, or where it is interrupted."""
+    """Where a run is saved: in `file`, and at which point, unless Ctrl-C or the budget is first.
+
+    `at` is after so many instructions, `preemption` before the SYSCALL that sends its signal.
+    """
 
     file: Path
     at: int | None = None
+    preemption: int | None = None
 
 
 def run_binary(
@@ -254,12 +257,14 @@ def run_binary(
     gdb: socket | None = None,
     pause: Pause | None = None,
     begun: SavedRun | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Booted, BinaryOutcome]:
     """Boots an executable and runs it to its end, or to where it is saved.
 
     `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. With a
     socket for `gdb` nothing runs before gdb has connected there. A run that has `begun` goes on
-    from there. Ctrl-C ends the run with what is known so far.
+    from there. Ctrl-C ends the run with what is known so far. `progress` hears now and then how
+    many instructions were executed.
     """
     booted = Booted(binary, settings)
     machine = booted.machine
@@ -268,10 +273,15 @@ def run_binary(
         begun.restore(booted, out)
     machine.linux.sink = sink
     machine.events.subscribe(_Collector(booted, out, keep_events, strace).listen)
-    stop = InstructionStop(machine, None if pause is None else pause.at)
+    stop = InstructionStop(machine, None, progress)
     try:
-        with stop.installed() if pause is not None else contextlib.nullcontext():
-            out.exit = machine.run() if gdb is None else gdb_server.run(booted, gdb)
+        if pause is not None:
+            stop.at = _where(booted, settings, out, pause, begun, progress)
+        if gdb is not None:
+            out.exit = gdb_server.run(booted, gdb)
+        else:
+            with stop.installed():
+                out.exit = machine.run()
         out.interrupted = stop.interrupted
     except GuestStopped as stopped:
         out.died = describe(booted, stopped)
@@ -288,6 +298,34 @@ def run_binary(
     return booted, out
 
 
+def _where(
+    booted: Booted,
+    settings: Settings,
+    out: BinaryOutcome,
+    pause: Pause,
+    begun: SavedRun | None,
+    progress: Callable[[int], None],
+) -> int | None:
+    """After how many instructions to stop; for a preemption, a run of its own finds that out."""
+    if pause.preemption is None:
+        return pause.at
+    from pushcall.booted.trace import NotReachedError, Search, Wanted
+    from pushcall.usage import UsageError
+
+    passed = len(out.preempted)
+    if pause.preemption <= passed:
+        raise UsageError(f"--preemption {pause.preemption}: the saved run has had {passed} already")
+    scout = Booted(booted.binary, settings)
+    if begun is not None:
+        begun.restore(scout, Report())
+    scout.machine.timer = InstructionStop(scout.machine, None, progress)
+    try:
+        return Search(scout, Wanted(pause.preemption), passed).asked - 1
+    except NotReachedError as error:
+        out.unsaved = str(error)  # and the run shows what comes instead
+        return None
+
+
 def _save(
     booted: Booted, settings: Settings, out: BinaryOutcome, pause: Pause, *, reached: bool
 ) -> None:
@@ -295,10 +333,11 @@ def _save(
 
     if reached:
         saved_run.save(pause.file, booted, settings, out)
-        out.saved = str(pause.file)
-    else:
-        ended = "the program died" if out.exit is None else "the program ended"
-        out.unsaved = f"{ended} after {out.instructions} instructions"
+        out.saved, out.unsaved = str(pause.file), ""
+    elif not out.unsaved:
+        died = "was broken off" if out.interrupted else "died"
+        ended = died if out.exit is None else "ended"
+        out.unsaved = f"the program {ended} after {out.instructions} instructions"
 
 
 def describe(booted: Booted, stopped: GuestStopped) -> str:

@@ -79,7 +79,7 @@ def record(
         return _Window(booted, limit, arrival.thread, None, progress).run(arrival)
     name = None if wanted.function is None else find(binary, wanted.function).name
     wanted = replace(wanted, function=name)
-    found = _Search(Booted(binary, settings), wanted)
+    found = Search(Booted(binary, settings), wanted)
     booted = Booted(binary, settings)
     run_to(booted, found.asked - BEFORE)
     threads = booted.machine.threads
@@ -102,17 +102,19 @@ class NotReachedError(Exception):
     """The program ended, or died, before the preemption that was to be recorded."""
 
 
-class _Search:
+class Search:
     """The first run, up to where the wanted preemption has come to pushCall.
 
-    `asked`: how many instructions were executed when `sender` sent its signal to `target`.
+    `asked`: how many instructions were executed when `sender` sent its signal to `target`, its
+    SYSCALL included. `passed`: preemptions that `booted` has had already. NotReachedError if
+    there is none.
     """
 
-    def __init__(self, booted: Booted, wanted: Wanted) -> None:
+    def __init__(self, booted: Booted, wanted: Wanted, passed: int = 0) -> None:
         self.booted = booted
         self.wanted = wanted
         self.asked, self.sender, self.target = 0, -1, -1
-        self._left = wanted.number
+        self._left = wanted.number - passed
         self._requests: dict[int, tuple[int, int]] = {}  # by target M: asked, sender
         machine = booted.machine
         machine.events.subscribe(self._listen)
@@ -122,6 +124,8 @@ class _Search:
             raise NotReachedError(f"{wanted} was never reached: {stopped}") from None
         if ended is not None:
             raise NotReachedError(f"the program ended with status {ended} before {wanted}")
+        if self.target < 0:
+            raise NotReachedError(f"the signal of {wanted} has been sent already")
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, PreemptRequested):
@@ -130,9 +134,10 @@ class _Search:
             function = self.booted.findfunc(event.resume)
             name = "" if function is None else function.name
             self._left -= self.wanted.function in (None, name)
-            if not self._left and event.m in self._requests:
-                self.asked, self.sender = self._requests[event.m]
-                self.target = event.tid
+            if not self._left:
+                if event.m in self._requests:
+                    self.asked, self.sender = self._requests[event.m]
+                    self.target = event.tid
                 self.booted.machine.stop()
 
 

@@ -58,8 +58,14 @@ _RUN: Final = (
         "--save",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Of an executable: stop after --at N instructions, or where Ctrl-C or --budget stop "
-        "it, and write FILE, which `pushcall run FILE` goes on from.",
+        help="Of an executable: stop after --at N instructions, before --preemption K, or where "
+        "Ctrl-C or --budget stop it, and write FILE, which `pushcall run FILE` goes on from.",
+    ),
+    click.option(
+        "--preemption",
+        type=click.IntRange(1),
+        metavar="K",
+        help="With --save: stop before the signal of the K-th preemption is sent.",
     ),
 )
 _SNIPPETS_OWN: Final = (
@@ -121,15 +127,15 @@ def run_elf(
     from pushcall.booted.run import run_binary
     from pushcall.booted.system_calls import strace_line
     from pushcall.cli import saved as saved_cli
-    from pushcall.show import show
+    from pushcall.show import Below, show
+
+    counter = Below("instructions")
 
     def sink(fd: int, data: bytes) -> None:
-        stream = (sys.stdout if fd == 1 else sys.stderr).buffer
-        stream.write(data)
-        stream.flush()
+        counter.write(sys.stdout if fd == 1 else sys.stderr, data)
 
     def strace(event: SystemCall) -> None:
-        click.echo(strace_line(event), err=True)
+        counter.write(sys.stderr, f"{strace_line(event)}\n".encode())
 
     begun = saved_cli.saved(file)
     if begun is None:
@@ -138,6 +144,7 @@ def run_elf(
         settings = dataclasses.replace(begun.settings, budget=given["budget"])
     pause = saved_cli.pause(given)
     with contextlib.ExitStack() as stack:
+        stack.callback(counter.clear)
         gdb = None
         if given["gdb"] is not None:
             gdb = stack.enter_context(gdb_server.listen(given["gdb"]))
@@ -155,6 +162,7 @@ def run_elf(
             gdb=gdb,
             pause=pause,
             begun=begun,
+            progress=counter.report,
         )
     if as_json:
         click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
@@ -327,6 +335,7 @@ def _repeat(
         "cpu",
         "save",
         "at",
+        "preemption",
     ):
         if given.get(name) is not None:
             command += [option_name(name), str(given[name])]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pushcall.booted.saved import SavedRun
 
 _OF_SAVED: Final = frozenset(
-    {"file", "as_json", "events", "strace", "budget", "gdb", "save", "at"}
+    {"file", "as_json", "events", "strace", "budget", "gdb", "save", "at", "preemption"}
 )  # fmt: skip
 
 
@@ -41,19 +41,22 @@ def saved(file: Path) -> SavedRun | None:
 
 
 def pause(given: dict[str, Any]) -> Pause | None:
-    """Where --save and --at say that the run is to be saved."""
+    """Where --save and --at or --preemption say that the run is to be saved."""
     from pushcall.booted.run import Pause
     from pushcall.usage import UsageError
 
-    save, at = given["save"], given["at"]
+    save, at, preemption = given["save"], given["at"], given["preemption"]
     if save is None:
-        if at is not None:
-            raise UsageError("--at of an executable says where to --save it")
+        for name in ("at", "preemption"):
+            if given[name] is not None:
+                raise UsageError(f"--{name} of an executable says where to --save it")
         return None
+    if at is not None and preemption is not None:
+        raise UsageError("--at and --preemption cannot be used together")
     if given["gdb"] is not None:
         raise UsageError("--gdb and --save cannot be used together")
     if at is not None and not (at.isascii() and at.isdigit()):
         raise UsageError(f"--at {at}: of an executable, one number of instructions")
     if not os.access(save.parent, os.W_OK):
         raise UsageError(f"--save {save}: no directory that can be written to")
-    return Pause(save, None if at is None else int(at))
+    return Pause(save, None if at is None else int(at), preemption)

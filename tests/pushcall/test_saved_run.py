@@ -227,3 +227,46 @@ def test_a_file_that_is_none_is_refused_in_one_line(saved: Path, tmp_path: Path)
     assert "not a saved run that one can go on from" in refused(path)
     path.write_bytes(sealed(text, zlib.compress(zlib.decompress(pages) + b"x")))
     assert "more pages than it says" in refused(path)
+
+
+# Three times: sends SIGURG to itself, whose handler returns, and then calls asyncPreempt.
+PREEMPTED = """
+    push 0; push 0; push 0x4000000; lea rax, [rip + handler]; push rax
+    mov edi, 23; mov rsi, rsp; xor edx, edx; mov r10d, 8; mov eax, 13
+    syscall
+    mov ebx, 3
+again:
+    mov edi, 1000; mov esi, edi; mov edx, 23; mov eax, 234
+    syscall
+    call 0x60
+    dec ebx; jnz again
+    xor edi, edi; mov eax, 231; syscall
+handler:
+    add rsp, 8; mov eax, 15; syscall
+"""
+BEFORE_FIRST = 12  # instructions
+IN_ROUND = 12  # of which the fifth is tgkill's SYSCALL
+
+
+def test_it_stops_before_the_signal_of_a_preemption(tmp_path: Path, run: Run) -> None:
+    """At the SYSCALL: the first thing that the saved run does is to send it."""
+    path, file, later = tmp_path / "preempted", tmp_path / "file", tmp_path / "later"
+    functions = [
+        Function("main.main", assembled(PREEMPTED).ljust(0x60, b"\x90")),
+        Function("runtime.asyncPreempt", b"\xc3"),
+    ]
+    path.write_bytes(bytes(GoBinaryWriter((1, 22), functions)))
+    whole = run(path, "--json", "--events")
+    first = run(path, "--json", "--events", "--save", file, "--preemption", "2")
+    assert json.loads(first.stdout)["instructions"] == BEFORE_FIRST + IN_ROUND + 4
+    second = run(file, "--json", "--events", "--save", later, "--preemption", "3")
+    last = run(later, "--json", "--events")
+    assert document(last.stdout) == document(whole.stdout)
+    assert json.loads(last.stdout)["preemptions"] == 3
+    parts = [json.loads(each.stdout)["events"] for each in (first, second, last)]
+    assert [part[0]["event"] for part in parts[1:]] == ["PreemptRequested"] * 2
+    assert [*parts[0], *parts[1], *parts[2]] == json.loads(whole.stdout)["events"]
+    assert "saved run has had 1 already" in refused(file, "--save", later, "--preemption", "1")
+    never = run(path, "--save", tmp_path / "never", "--preemption", "4")
+    assert never.returncode == 1
+    assert "nothing was saved: the program ended with status 0 before" in never.stderr
