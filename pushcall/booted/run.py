@@ -181,16 +181,18 @@ class BinaryOutcome(Report):
 
 
 class _Collector:
-    def __init__(self, booted: Booted, out: BinaryOutcome, keep: bool, strace: Any) -> None:
+    def __init__(self, booted: Booted, out: BinaryOutcome, keep: bool, told: Told) -> None:
         self.booted = booted
         self.out = out
         self.keep = keep
-        self.strace = strace
+        self.told = told
 
     def listen(self, event: Event) -> None:
         out = self.out
         if self.keep:
             out.events.append(event)
+        if self.told.events or (self.told.calls and isinstance(event, SystemCall)):
+            self._tell(event)
         match event:
             case SystemCall():
                 out.calls[event.name] = out.calls.get(event.name, 0) + 1
@@ -199,8 +201,6 @@ class _Collector:
                     by = system_calls.place(system_calls.maker(self.booted, registers))
                     text = f"{event.missing}: ENOSYS to {by}"
                     out.missing[text] = out.missing.get(text, 0) + 1
-                if self.strace is not None:
-                    self.strace(event)
             case PreemptRequested():
                 out.requests += 1
                 out.asked[event.target_m] = event.why
@@ -227,11 +227,31 @@ class _Collector:
             case Descheduled(why="cooperative"):
                 out.cooperative += 1
 
+    def _tell(self, event: Event) -> None:
+        from pushcall.snippet.text import actor, describe  # for who looks on
+
+        if isinstance(event, SystemCall):
+            words = [system_calls.call_text(self.booted.memory, event)]
+        else:
+            words = describe(self.booted, event)
+        head = f"{milliseconds(event.time):>16}  {actor(event) or f'thread {event.tid}':<11}"
+        for number, line in enumerate(words):
+            self.told.tell(f"{head if not number else '':<29} {line}")
+
     def _place(self, pc: int) -> tuple[str, str]:
         frames = self.booted.frames(pc)
         if not frames:
             return "?", "?"
         return frames[0].function, f"{frames[0].file.rpartition('/')[2]}:{frames[0].line}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told as it happens, a line at a time: all events, or system calls only."""
+
+    tell: Callable[[str], None] = lambda _: None
+    events: bool = False
+    calls: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,7 +273,7 @@ def run_binary(
     *,
     sink: Any = None,
     keep_events: bool = False,
-    strace: Any = None,
+    told: Told = Told(),
     gdb: socket | None = None,
     pause: Pause | None = None,
     begun: SavedRun | None = None,
@@ -261,10 +281,10 @@ def run_binary(
 ) -> tuple[Booted, BinaryOutcome]:
     """Boots an executable and runs it to its end, or to where it is saved.
 
-    `sink` gets (1 or 2, bytes) of its output as it comes, `strace` each SystemCall event. With a
-    socket for `gdb` nothing runs before gdb has connected there. A run that has `begun` goes on
-    from there. Ctrl-C ends the run with what is known so far. `progress` hears now and then how
-    many instructions were executed.
+    `sink` gets (1 or 2, bytes) of its output as it comes, `told` says what is told meanwhile.
+    With a socket for `gdb` nothing runs before gdb has connected there. A run that has `begun`
+    goes on from there. Ctrl-C ends the run with what is known so far. `progress` hears now and
+    then how many instructions were executed.
     """
     booted = Booted(binary, settings)
     machine = booted.machine
@@ -272,7 +292,7 @@ def run_binary(
     if begun is not None:
         begun.restore(booted, out)
     machine.linux.sink = sink
-    machine.events.subscribe(_Collector(booted, out, keep_events, strace).listen)
+    machine.events.subscribe(_Collector(booted, out, keep_events, told).listen)
     stop = InstructionStop(machine, None, progress)
     try:
         if pause is not None:
@@ -349,7 +369,8 @@ def describe(booted: Booted, stopped: GuestStopped) -> str:
     frames = booted.frames(pc)
     m, g = booted.identity(stopped.tid) if stopped.tid in booted.machine.threads else (-1, -1)
     place = f"{frames[0].function} ({frames[0].file}:{frames[0].line})" if frames else "no Go code"
+    at = "" if f"{pc:#x}" in str(stopped) else f"at {pc:#x} "
     by = system_calls.maker(booted, registers)
     if by is not None and frames and by.function != frames[0].function:
         place += f" for {system_calls.place(by)}"
-    return f"{stopped}: at {pc:#x} in {place}, M{m} G{g}"
+    return f"{stopped}: {at}in {place}, M{m} G{g}"

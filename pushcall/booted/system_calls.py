@@ -1,17 +1,37 @@
-"""System calls of a booted executable as reports tell them: who makes one, and --strace's lines."""
+"""System calls of a booted executable as reports tell them: who makes one, and what it asks for."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
+
+from emulator.linux.errno import Errno
+from emulator.linux.files import PATH_MAX
+from emulator.linux.uaccess import AccessFault, copy_from_user, get_string
 
 if TYPE_CHECKING:
     from emulator.events import SystemCall
+    from emulator.memory import Memory
     from emulator.registers import Registers
     from runtime_model.booted import Booted
     from runtime_model.func_info import Frame
 
 # The last part of the import paths of packages that make system calls for others.
 _WRAPPERS: Final = ("syscall", "unix")
+
+MOST_SHOWN: Final = 32  # bytes of what is written, as strace's -s has it
+AT_FDCWD: Final = -100
+_ERRORS: Final = frozenset(Errno)
+# Which arguments are no plain numbers: p a path, d a descriptor, b bytes, as many as the next says.
+_ARGUMENTS: Final = {
+    "read": "d", "write": "db", "open": "p", "close": "d", "fstat": "d", "lseek": "d",
+    "mmap": "....d", "ioctl": "d", "pread64": "d", "writev": "d", "access": "p", "fcntl": "d",
+    "truncate": "p", "chdir": "p", "rename": "pp", "mkdir": "p", "rmdir": "p", "link": "pp",
+    "unlink": "p", "symlink": "pp", "chmod": "p", "epoll_wait": "d", "epoll_ctl": "d.d",
+    "openat": "dp", "mkdirat": "dp", "newfstatat": "dp", "unlinkat": "dp", "renameat": "dpdp",
+    "linkat": "dpdp", "symlinkat": "pdp", "readlinkat": "dp", "fchmodat": "dp", "faccessat": "dp",
+    "epoll_pwait": "d", "dup3": "dd", "renameat2": "dpdp",
+}  # fmt: skip
 
 
 def maker(booted: Booted, registers: Registers) -> Frame | None:
@@ -33,8 +53,40 @@ def place(frame: Frame | None) -> str:
     return f"{frame.function} ({frame.file.rpartition('/')[2]}:{frame.line})"
 
 
-def strace_line(event: SystemCall) -> str:
-    """A line of --strace."""
-    args = ", ".join(f"{a:#x}" if a > 9999 else str(a) for a in event.args)
-    result = "?" if event.result is None else str(event.result)
-    return f"[{event.time:>12}] {event.tid} {event.name}({args}) = {result}"
+def call_text(memory: Memory, event: SystemCall) -> str:
+    """A system call as strace(1) writes it, but for flags, structures and the sign of errors."""
+    kinds = _ARGUMENTS.get(event.name, "")
+    shown = []
+    for index, argument in enumerate(event.args):
+        kind = kinds[index : index + 1]
+        try:
+            if kind == "p":
+                shown.append(_quoted(get_string(memory, argument, PATH_MAX)))
+            elif kind == "b":
+                size = event.args[index + 1]
+                text = _quoted(copy_from_user(memory, argument, min(size, MOST_SHOWN)))
+                shown.append(text + "..." * (size > MOST_SHOWN))
+            elif kind == "d":
+                fd = (argument & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
+                shown.append("AT_FDCWD" if fd == AT_FDCWD else str(fd))
+            else:
+                shown.append(_number(argument))
+        except AccessFault:
+            shown.append(_number(argument))
+    return f"{event.name}({', '.join(shown)}) = {_result(event.result)}"
+
+
+def _quoted(data: bytes) -> str:
+    return json.dumps(data.decode("utf-8", "replace"), ensure_ascii=False)
+
+
+def _number(value: int) -> str:
+    return f"{value:#x}" if value > 9999 else str(value)
+
+
+def _result(value: int | None) -> str:
+    if value is None:
+        return "?"
+    if -value in _ERRORS:
+        return f"-{Errno(-value).name}"
+    return _number(value)

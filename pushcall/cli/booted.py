@@ -18,7 +18,6 @@ from pushcall.booted.executable import opened, refusals
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from emulator.events import SystemCall
     from pushcall.check.verdict import CheckResult
     from pushcall.trace.recorded import RecordedRun
 
@@ -124,8 +123,7 @@ def run_elf(
 ) -> int:
     """Boots the executable, or goes on with a saved run of one; the command's exit status."""
     from pushcall.booted import gdb_server
-    from pushcall.booted.run import run_binary
-    from pushcall.booted.system_calls import strace_line
+    from pushcall.booted.run import Told, run_binary
     from pushcall.cli import saved as saved_cli
     from pushcall.show import Below, show
 
@@ -134,8 +132,8 @@ def run_elf(
     def sink(fd: int, data: bytes) -> None:
         counter.write(sys.stdout if fd == 1 else sys.stderr, data)
 
-    def strace(event: SystemCall) -> None:
-        counter.write(sys.stderr, f"{strace_line(event)}\n".encode())
+    def tell(line: str) -> None:
+        counter.write(sys.stderr, f"{line}\n".encode(errors="replace"))
 
     begun = saved_cli.saved(file)
     if begun is None:
@@ -158,7 +156,7 @@ def run_elf(
             ["pushcall", "run", *_repeat(file, arguments, given)],
             sink=None if as_json else sink,
             keep_events=events and as_json,
-            strace=strace if given["strace"] else None,
+            told=Told(tell, events and not as_json, given["strace"]),
             gdb=gdb,
             pause=pause,
             begun=begun,

@@ -65,7 +65,11 @@ cli.add_command(completion)
 @common
 @engine
 @signals
-@click.option("--events", is_flag=True, help="Put every event into the JSON document.")
+@click.option(
+    "--events",
+    is_flag=True,
+    help="Put every event into the JSON document; without --json, print an executable's.",
+)
 @click.option(
     "--expect",
     multiple=True,

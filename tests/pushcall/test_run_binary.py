@@ -116,3 +116,28 @@ def test_check_and_trace_tell_executables_from_snippets() -> None:
     assert "--every is for snippets" in message("trace", sys.executable, "--plain", "--every", "5")
     assert "--arg is for executables" in message("check", add, "--arg", "5")
     assert "not a Go program" in message("check", sys.executable, "--function", "f")
+
+
+def test_strace_shows_paths_bytes_descriptors_and_names_of_errors(tmp_path: Path) -> None:
+    """As strace(1) on a host without /no prints these calls, but for the sign of the error."""
+    code = """
+        mov rax, 0x6f6e2f; push rax
+        mov edi, -100; mov rsi, rsp; xor edx, edx; xor r10d, r10d; mov eax, 257; syscall
+        mov edi, 1; lea rsi, [rip + text]; mov edx, 40; mov eax, 1; syscall
+        mov edi, -1; mov eax, 3; syscall
+        mov edi, 1; mov esi, 5; mov edx, 3; mov eax, 1; syscall
+        xor edi, edi; mov eax, 231; syscall
+    text:
+    """
+    path = tmp_path / "calls"
+    assembled = bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm(code)[0]) + b"0123456789" * 4
+    path.write_bytes(bytes(GoBinaryWriter((1, 22), [Function("main.main", assembled)])))
+    for option in ("--strace", "--events"):
+        told = [line for line in run(path, option).stderr.splitlines() if " thread 1000" in line]
+        assert [line.partition("1000 ")[2] for line in told] == [
+            'openat(AT_FDCWD, "/no", 0, 0) = -ENOENT',
+            'write(1, "01234567890123456789012345678901"..., 40) = 40',
+            "close(-1) = -EBADF",
+            "write(1, 5, 3) = -EFAULT",
+            "exit_group(0) = ?",
+        ]
