@@ -10,7 +10,8 @@ the run; RDRAND and RDSEED give random numbers. What stepping it beside a real p
 - CMPXCHG of 32 bits clears the upper half of RAX, or of the destination, where it writes neither:
   in memory, that half is put back;
 - RCPPS, RSQRTPS and their scalar forms give other digits, DPPS and DPPD round otherwise; PHADDW and
-  its kin mix their operands; PCMPESTRI and PCMPESTRM count wrong, or crash;
+  its kin mix their operands; PCMPESTRI and PCMPESTRM set other flags, or crash:
+  emulator.string_compare does them;
 - far transfers and segment loads read descriptor tables that are not there;
 - SSE exceptions are not raised, denormals neither flushed nor taken for zero everywhere: MXCSR
   must mask all exceptions and leave FZ and DAZ alone (emulator.checks);
@@ -87,7 +88,8 @@ _ALIGNED_0F: Final = {
 _ALIGNED_0F38: Final = _bytes("00-0b 10 14 15 17 1c-1e 28-2b 37-41 db-df")
 _ALIGNED_0F3A: Final = _bytes("08 09 0c-0f 42 44 df")
 _REFUSED_0F38: Final = _bytes("01-03 05-07")  # PHADDx, PHSUBx
-_REFUSED_0F3A: Final = _bytes("40 41 60 61")  # DPPS, DPPD, PCMPESTRM, PCMPESTRI
+_REFUSED_0F3A: Final = _bytes("40 41")  # DPPS, DPPD
+_COMPUTED_0F3A: Final = _bytes("60 61")  # PCMPESTRM, PCMPESTRI
 
 
 class Special(Enum):
@@ -104,7 +106,7 @@ class Special(Enum):
     MXCSR = "mxcsr"  # loads MXCSR
     X87 = "x87"
     CMPXCHG = "cmpxchg"  # of 32 bits, in memory
-    VECTOR = "vector"  # VEX and EVEX: done by emulator.avx, or not to be executed
+    COMPUTED = "computed"  # done by emulator.computed; VEX and EVEX: or not to be executed
     FOREIGN = "foreign"  # not to be executed: named by `name`
 
 
@@ -148,7 +150,7 @@ def classify(code: bytes) -> Special:
     if first == 0x0F:
         return _classify_0f(prefixes, second, third, fourth)
     if first in _VEX or first == _EVEX:
-        return Special.VECTOR
+        return Special.COMPUTED
     if first in _REFUSED:
         return Special.FOREIGN
     if first == 0x8F and second & 0x38:
@@ -216,6 +218,8 @@ def _classify_0f38(escape: int, mandatory: int, code: int, in_memory: bool) -> S
     )
     if code in refused:
         return Special.FOREIGN
+    if escape == 0x3A and code in _COMPUTED_0F3A:
+        return Special.COMPUTED
     return Special.ALIGNED if in_memory and code in aligned else Special.PLAIN
 
 

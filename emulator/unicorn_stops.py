@@ -21,6 +21,7 @@ from emulator.hooks import (
     Reason,
 )
 from emulator.memory import PAGE, Memory, Prot
+from emulator.operation import OperationFault
 from emulator.page_tables import PageTables, denying
 from emulator.register_batch import NUMBERS, RegisterBatch
 from emulator.registers import ARITHMETIC_FLAGS, GENERAL, Flags, Registers
@@ -202,7 +203,7 @@ class ExplainedStops:
         if special is Special.CPUID:
             self._after = partial(self._tell, *map(self.engine.read, (Register.RAX, Register.RCX)))
             return _LET_THROUGH
-        if special is Special.VECTOR:
+        if special is Special.COMPUTED:
             return self._compute(code)
         if special is Special.RANDOM:
             self._draw(fence.random(code))
@@ -264,14 +265,14 @@ class ExplainedStops:
         self._words[Field.PREVIOUS] = _NOWHERE
 
     def _compute(self, code: bytes) -> Stop | int:
-        """Executes an instruction of AVX or AVX-512, or refuses it."""
-        from emulator import avx  # some milliseconds, and most programs have none
+        """Executes an instruction of emulator.computed, or refuses it."""
+        from emulator import computed  # some milliseconds, and most programs have none
 
         registers = Registers()
         self.save(registers)
         try:
-            done = avx.execute(code, registers, self.memory)
-        except avx.AvxFault as fault:
+            done = computed.execute(code, registers, self.memory)
+        except OperationFault as fault:
             detail = fence.name(code, self._rip) + (f": {fault.detail}" if fault.detail else "")
             return self._fault(fault.kind, address=fault.address, detail=detail, tried=False)
         if done is None:

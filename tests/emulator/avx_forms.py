@@ -16,7 +16,7 @@ from emulator import avx, extended
 if TYPE_CHECKING:
     import random
 
-MNEMONICS: Final = frozenset(getattr(iced_x86.Mnemonic, name) for name in avx.mnemonics())
+MNEMONICS: Final = frozenset(getattr(iced_x86.Mnemonic, name) for name in avx.rows())
 NAMES: Final = {
     getattr(Code, name): name
     for name in dir(Code)

@@ -13,7 +13,7 @@ import avx_forms
 import pytest
 from small_cpu import CODE, DATA, DATA_END, small_cpu, state
 
-from emulator import avx, extended
+from emulator import computed, extended
 from emulator.cpu import Stop, StopReason
 from emulator.extended_history import ExtendedHistory
 from emulator.fault import FaultKind
@@ -236,7 +236,7 @@ def test_every_form_of_each_mnemonic_is_done() -> None:
     for code, name in avx_forms.NAMES.items():
         for _ in range(3):
             made = avx_forms.encode(code, rng, flips=0)
-            operation = avx.decode(made)
+            operation = computed.decode(made)
             assert operation is not None, name
             assert operation.size == len(made), name
     assert len(avx_forms.NAMES) == 140

@@ -86,7 +86,6 @@ REFUSED = {
     "660f2a07": "cvtpi2pd xmm0",
     "0f53c1": "rcpps xmm0, xmm1",
     "660f3801c1": "phaddw xmm0, xmm1",
-    "660f3a61c10c": "pcmpestri xmm0, xmm1, 0xc",
     "0fb1c1": "cmpxchg ecx, eax",
     "ff1f": "call",
     "cb": "retf",
