@@ -1,13 +1,18 @@
-"""Puts lines on standard output: coloured on a terminal, plain elsewhere."""
+"""Puts lines and documents on standard output: coloured on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+
+from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,27 +22,83 @@ if TYPE_CHECKING:
 
 _PAUSE: Final = 0.2  # seconds between two looks of a counter
 _PATIENCE: Final = 1.0  # seconds until a counter below other output appears
-_STYLES: Final = {"# ": "bold", "+ ": "green", "! ": "bold red"}
+_STYLES: Final[dict[str, dict[str, Any]]] = {
+    "# ": {"bold": True},
+    "+ ": {"fg": "green"},
+    "! ": {"bold": True, "fg": "red"},
+}
 
 
 def show(lines: Iterable[str], stream: TextIO | None = None) -> None:
     """Prints lines, to standard output unless another stream is given.
 
-    A leading `# `, `+ ` or `! ` is a style on a terminal and always dropped.
+    A leading `# `, `+ ` or `! ` is a style on a terminal and always dropped. UsageError: it cannot
+    be written. A reader that has gone is told nothing more; that leaves the exit status alone.
     """
     stream = stream or sys.stdout
-    if stream.isatty() and "NO_COLOR" not in os.environ:
-        from rich.console import Console  # slow, and only terminals need it
-        from rich.text import Text
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    coloured = stream.isatty() and not plain
+    with contextlib.suppress(BrokenPipeError):
+        for line in lines:
+            _do(stream, print, _styled(line, coloured), file=stream)
 
-        console = Console(file=stream, highlight=False, soft_wrap=True)
-        for line in lines:
-            style = _STYLES.get(line[:2], "")
-            console.print(Text(line[2:] if style else line, style=style))
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, in characters that standard output has."""
+    every_one = sys.stdout.encoding.lower().startswith("utf")
+    return json.dumps(value, indent=indent, ensure_ascii=not every_one)
+
+
+def show_json(document: dict[str, Any]) -> None:
+    """Prints a JSON document."""
+    show([json_text(document, 1)])
+
+
+class Result(Protocol):
+    """What a command came to."""
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of the command."""
+
+    def lines(self) -> Iterable[str]:
+        """Its text; styles as in `show`."""
+
+
+def report(result: Result, *, as_json: bool) -> int:
+    """Prints a result as a document or as text; its exit status."""
+    if as_json:
+        show_json(result.to_json())
     else:
-        for line in lines:
-            text = line[2:] if line[:2] in _STYLES else line
-            print(text, file=stream)  # the output
+        show(result.lines())
+    return result.status
+
+
+def finish() -> None:
+    """Writes what is still kept of standard output. UsageError: it cannot be written."""
+    with contextlib.suppress(BrokenPipeError):
+        _do(sys.stdout, sys.stdout.flush)
+
+
+def _do(stream: TextIO, write: Callable[..., object], *what: object, **how: Any) -> None:
+    """Writes. BrokenPipeError: the reader has gone; UsageError: it cannot be written."""
+    try:
+        write(*what, **how)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what is still kept
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UsageError(f"standard output: {error.strerror}") from None
+
+
+def _styled(line: str, coloured: bool) -> str:
+    style = _STYLES.get(line[:2])
+    if style is None:
+        return line
+    return click.style(line[2:], **style) if coloured else line[2:]
 
 
 @contextlib.contextmanager
@@ -109,8 +170,8 @@ class Below:
         if self._seen and data and _may_be_seen(stream):
             self.clear()
             self._in_line = not data.endswith(b"\n")
-        stream.buffer.write(data)
-        stream.flush()
+        _do(stream, stream.buffer.write, data)
+        _do(stream, stream.flush)
 
     def clear(self) -> None:
         """Takes it away."""

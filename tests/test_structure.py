@@ -16,7 +16,8 @@ MAY_IMPORT = {
 }
 # The rooms and files of pushcall/, from below; each imports only what stands before it.
 FLOORS = (
-    {"usage", "show", "content", "processes"},
+    {"usage", "content", "processes"},
+    {"show"},
     {"snippet"},
     {"trampoline", "audit", "trace"},
     {"check"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.content import ELF_MAGIC
+from pushcall.show import json_text, progress, show, show_json
 from pushcall.usage import UsageError, go_version
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def _of_snippet(
 
 def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) -> int:
     from pushcall.audit.safepoints import text_lines, to_json
-    from pushcall.show import show
 
     if not as_json:
         here = None if pc is None else f"{pc:#x} "
@@ -132,12 +132,16 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
                 for line in text_lines(listing)
             )
         return 0
-    # One entry at a time: all functions of a large binary are many.
-    separator = '{"schema": "pushcall.safepoints/1",\n "functions": [\n  '
-    for listing in listings:
-        click.echo(separator + json.dumps(to_json(listing), ensure_ascii=False), nl=False)
-        separator = ",\n  "
-    click.echo("\n ]}" if separator.startswith(",") else separator + "]}")
+
+    def document() -> Iterator[str]:
+        # One entry at a time: all functions of a large binary are many.
+        before = '{"schema": "pushcall.safepoints/1",\n "functions": [\n  '
+        for listing in listings:
+            yield before + json_text(to_json(listing))
+            before = " ,"
+        yield " ]}"
+
+    show(document())
     return 0
 
 
@@ -196,7 +200,6 @@ def audit(
     from pushcall.audit import binary as auditing
     from pushcall.audit.safepoints import no_package, open_binary
     from pushcall.audit.sarif import to_sarif
-    from pushcall.show import progress, show
 
     def audited(path: Path) -> auditing.Audit:
         if not _is_elf(path):
@@ -229,7 +232,7 @@ def audit(
         except OSError as error:
             raise UsageError(f"{sarif}: {error.strerror}") from None
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        show_json(result.to_json())
     else:
         show(auditing.lines(result, limit))
     if result.interrupted:

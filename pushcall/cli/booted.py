@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from emulator.engines import UNICORN
 from pushcall.booted.executable import opened, refusals
+from pushcall.show import Below, bar, progress, report, show, show_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +125,6 @@ def run_elf(
     from pushcall.booted import gdb_server
     from pushcall.booted.run import Told, run_binary
     from pushcall.cli import saved as saved_cli
-    from pushcall.show import Below, show
 
     counter = Below("instructions")
 
@@ -163,7 +162,7 @@ def run_elf(
             progress=counter.report,
         )
     if as_json:
-        click.echo(json.dumps(out.to_json(), indent=1, ensure_ascii=False))
+        show_json(out.to_json())
     else:
         show(out.lines(), sys.stderr)
     return out.status
@@ -180,7 +179,6 @@ def check_elf(
 ) -> int:
     """Checks a function in the booted executable, or by itself; the command's exit status."""
     from pushcall.booted.check import check_function
-    from pushcall.show import progress, show
     from pushcall.usage import UsageError
 
     if given["function"] is None:
@@ -192,19 +190,15 @@ def check_elf(
         for name in ("args", "calls"):
             if given[name]:
                 raise UsageError(f"{option_name(name)} goes with --quick, which calls the function")
-        with opened(file, given["go"]) as binary, progress("boundaries") as report:
+        with opened(file, given["go"]) as binary, progress("boundaries") as tried:
             result = check_function(
-                binary, settings, given["function"], points=points, jobs=jobs, progress=report
+                binary, settings, given["function"], points=points, jobs=jobs, progress=tried
             )
     more = ["--points", str(points)] if points is not None else []
     more += ["--jobs", str(jobs)] if jobs > 1 else []
     command = ["pushcall", "check", *_repeat(file, arguments, given, more)]
     result.repeat = shlex.join(command)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    else:
-        show(result.lines())
-    return result.status
+    return report(result, as_json=as_json)
 
 
 def _check_quickly(
@@ -212,7 +206,6 @@ def _check_quickly(
 ) -> CheckResult:
     from pushcall.booted.check import find
     from pushcall.check.quick_check import quick_check
-    from pushcall.show import bar
     from pushcall.usage import UsageError
 
     if arguments:
@@ -222,7 +215,7 @@ def _check_quickly(
             raise UsageError(
                 f"{option_name(name)} is for the whole program, and --quick runs a part"
             )
-    with opened(file, given["go"]) as binary, bar("boundaries") as report:
+    with opened(file, given["go"]) as binary, bar("boundaries") as tried:
         return quick_check(
             file,
             binary.version,
@@ -235,7 +228,7 @@ def _check_quickly(
             jobs=jobs,
             engine=given["engine"] or UNICORN,
             cpu=given["cpu"] or "",
-            progress=report,
+            progress=tried,
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pushcall.cli.snippet import FILE, common, options, scene, timer, timers
+from pushcall.show import progress, show, show_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,6 @@ def compare(file: Path, as_json: bool, steps: int | None, **given: Any) -> int:
     pushcall compare examples/carry_chain.s --every 3
     pushcall compare examples/issues/81209_ymm_without_avx2.s --json
     """  # noqa: D301  # \b is click's
-    from pushcall.show import progress, show
     from pushcall.snippet.program import load
     from pushcall.trace.compare import LIMIT, lines, to_json
     from pushcall.trace.compare import compare as compared
@@ -39,7 +38,7 @@ def compare(file: Path, as_json: bool, steps: int | None, **given: Any) -> int:
     with progress("steps recorded") as report:
         result = compared(load(file, chosen), injection, steps or LIMIT, report)
     if as_json:
-        click.echo(json.dumps(to_json(result), indent=1, ensure_ascii=False))
+        show_json(to_json(result))
     else:
         show(lines(result))
     return result.status

@@ -6,7 +6,7 @@ Exit status: 0 all held, 1 something was found, 2 bad input or usage, 130 interr
 from __future__ import annotations
 
 import contextlib
-import json
+import io
 import os
 import signal
 import sys
@@ -32,6 +32,7 @@ from pushcall.cli.signals import REAL, run_signals, signals
 from pushcall.cli.snippet import FILE, common, engine, options, scene, timer, timers
 from pushcall.cli.trace import trace
 from pushcall.content import is_elf, is_saved
+from pushcall.show import bar, finish, progress, report, show, show_json
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +93,6 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     refuse_guest_options(arguments, given)
     if given["signals"] == REAL:
         return run_signals(file, given, as_json=as_json, events=events)
-    from pushcall.show import show
     from pushcall.snippet import run as running
     from pushcall.snippet.program import load
     from pushcall.snippet.text import run_report
@@ -106,7 +106,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     )
     rt, out = running.run(load(file, chosen), injection, keep_events=events and as_json)
     if as_json:
-        _print_json(running.to_json(rt, out))
+        show_json(running.to_json(rt, out))
     else:
         show(run_report(rt, out))
     return out.status
@@ -188,7 +188,6 @@ def check(
     refuse_guest_options(arguments, given)
     from pushcall.check import explain
     from pushcall.check.exhaustive import check as checked
-    from pushcall.show import bar, show
     from pushcall.snippet.program import load
 
     config = load(file, options(given)).config
@@ -197,30 +196,23 @@ def check(
         if dask is not None or jobs > 1:
             from pushcall.check import pool as pools
 
-            shared = pools.cluster(dask, config) if dask else pools.processes(jobs, config)
+            shared = (
+                pools.cluster(dask, config) if dask is not None else pools.processes(jobs, config)
+            )
             pool = stack.enter_context(shared)
-        report = stack.enter_context(bar("boundaries"))
-        result = checked(config, report, budget=given["budget"], points=points, pool=pool)
+        tried = stack.enter_context(bar("boundaries"))
+        result = checked(config, tried, budget=given["budget"], points=points, pool=pool)
     explain.attach(config, result)
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        show(result.lines())
-    return result.status
+    return report(result, as_json=as_json)
 
 
 def _check_scan(file: Path, as_json: bool, given: dict[str, Any]) -> int:
     from pushcall.check.scan import check as scanned
-    from pushcall.show import progress, show
     from pushcall.snippet.program import load
 
-    with progress("boundaries") as report:
-        result = scanned(load(file, options(given)).config, report, budget=given["budget"])
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        show(result.lines())
-    return result.status
+    with progress("boundaries") as tried:
+        result = scanned(load(file, options(given)).config, tried, budget=given["budget"])
+    return report(result, as_json=as_json)
 
 
 @cli.command()
@@ -248,15 +240,10 @@ def asm(file: Path, as_json: bool, output: Path | None, **given: Any) -> int:
     config = load(file, options(given)).config
     result = listing.assemble(config, output)
     if as_json:
-        _print_json(listing.to_json(result))
+        show_json(listing.to_json(result))
     else:
-        for line in listing.lines(result):
-            click.echo(line)
+        show(listing.lines(result))
     return 0
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def _again(lost: sys.UnraisableHookArgs) -> None:
@@ -271,24 +258,31 @@ def main() -> None:
     """Runs the command line; every expected failure is one message on standard error."""
     sys.unraisablehook = _again
     signal.signal(signal.SIGALRM, signal.default_int_handler)
+    _open_streams()
     try:
         status = cli.main(prog_name="pushcall", standalone_mode=False)
-    except click.exceptions.Abort:
+        finish()
+    except (click.exceptions.Abort, KeyboardInterrupt):
         status = 130
     except click.ClickException as error:
         error.show()
         status = 2
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:
-        # The reader of our pipe has gone: nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read what a booted program writes has gone
         status = 0
     except Exception as error:  # noqa: BLE001  # _tell raises again what nobody expected
         _tell(error)
         status = 2
     signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(status or 0)
+
+
+def _open_streams() -> None:
+    """What was closed by who started us is no file; what has no name for a character shows `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _tell(error: Exception) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from emulator.engines import UNICORN
 from pushcall.cli.snippet import engine
+from pushcall.show import progress, report
 
 
 @click.command()
@@ -46,7 +46,6 @@ def mutants(
     pushcall mutants --go 1.27 --engine native
     """  # noqa: D301  # \b is click's
     from pushcall.check.mutants import Workshop, score
-    from pushcall.show import progress, show
     from pushcall.snippet.program import read_source
     from pushcall.usage import go_version
     from runtime_model.trampoline import Trampoline
@@ -55,10 +54,6 @@ def mutants(
     source = read_source(trampoline) if trampoline is not None else None
     version = go_version(go) or GoVersion(*DEFAULT)
     workshop = Workshop(Trampoline(source, syntax), version, engine or UNICORN)
-    with progress("mutants", len(workshop.mutations)) as report:
-        result = score(workshop, jobs=jobs, confirm=confirm, progress=report)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    else:
-        show(result.lines())
-    return result.status
+    with progress("mutants", len(workshop.mutations)) as made:
+        result = score(workshop, jobs=jobs, confirm=confirm, progress=made)
+    return report(result, as_json=as_json)

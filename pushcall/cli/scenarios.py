@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from pushcall.show import show, show_json
 
 
 @click.command()
@@ -22,7 +22,6 @@ def scenarios(number: int | None, as_json: bool) -> int:
     pushcall run examples/issues/10958_tight_loop.s --variant broken
     """  # noqa: D301  # \b is click's
     from pushcall.scenarios import catalogue as known
-    from pushcall.show import show
 
     verdicts = []
     for scenario in known.scenarios(number):
@@ -31,5 +30,5 @@ def scenarios(number: int | None, as_json: bool) -> int:
         if not as_json:
             show(known.lines(verdict) if number is None else known.explained(verdict))
     if as_json:
-        click.echo(json.dumps(known.to_json(verdicts), indent=1, ensure_ascii=False))
+        show_json(known.to_json(verdicts))
     return int(not all(verdict.held for verdict in verdicts))

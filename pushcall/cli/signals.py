@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from emulator.engines import NATIVE
+from pushcall.show import report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,6 @@ signals = click.option(
 def run_signals(file: Path, given: dict[str, Any], *, as_json: bool, events: bool) -> int:
     """`run --signals real`. Raises UsageError."""
     from pushcall.cli.snippet import options, timer
-    from pushcall.show import show
     from pushcall.signals.run import SHORTEST, run
     from pushcall.snippet.program import load
     from pushcall.usage import UsageError
@@ -57,8 +56,4 @@ def run_signals(file: Path, given: dict[str, Any], *, as_json: bool, events: boo
     if quantum is not None and quantum < SHORTEST:
         raise UsageError(f"--signals real needs --quantum {SHORTEST // 1_000_000}ms or more")
     result = run(loaded, quantum=quantum, every=injection.every, at=injection.at)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    else:
-        show(result.lines())
-    return result.status
+    return report(result, as_json=as_json)

@@ -14,6 +14,7 @@ import click
 from pushcall.cli.booted import guest, record_elf, refuse_guest_options
 from pushcall.cli.snippet import FILE, common, engine, options, scene, timer, timers
 from pushcall.content import is_elf
+from pushcall.show import progress, show, show_json
 from pushcall.usage import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ class Files:
     def write(self, run: RecordedRun, first: int | None, last: int | None) -> None:
         """Writes what was asked for."""
         if self.html is not None:
-            from pushcall.show import progress
             from pushcall.trace.page import page
 
             with progress("steps") as report:
@@ -111,7 +111,6 @@ def trace(
     executable = is_elf(file)
     if not executable:
         refuse_guest_options(arguments, given)
-    from pushcall.show import progress
     from pushcall.snippet.program import load
     from pushcall.trace.plain import Shown, lines, to_json
     from pushcall.trace.recorded import LIMIT, record
@@ -137,10 +136,9 @@ def trace(
     shown = Shown(first, last, only == "events", registers)
     files.write(run, first, last)
     if as_json:
-        click.echo(json.dumps(to_json(run, shown), indent=1, ensure_ascii=False))
+        show_json(to_json(run, shown))
     elif plain:
-        for line in lines(run, shown):
-            click.echo(line)
+        show(lines(run, shown))
     elif viewer:
         from pushcall.trace.viewer import view
 
