@@ -56,6 +56,7 @@ class ScanResult:
     """What became of a check."""
 
     go: str
+    engine: str
     expected: tuple[str, ...]
     boundaries: int = 0
     points: int = 0  # scans at a preempted boundary
@@ -102,6 +103,7 @@ class ScanResult:
         return {
             "schema": "pushcall.check-scan/1",
             "go": self.go,
+            "engine": self.engine,
             "verdict": self.verdict,
             "boundaries": self.boundaries,
             "points": self.points,
@@ -146,7 +148,7 @@ class ScanCheck:
         self.rt.watch.on_left = self._left
         scanned = not version.extended_registers or version.scans_extended_registers
         names = POINTERS + (VECTORS if scanned else ())
-        self.result = ScanResult(str(version), names)
+        self.result = ScanResult(str(version), self.machine.cpu.name, names)
         self.budget = budget or BUDGET
         self._objects: dict[str, tuple[int, ...]] = {
             name: tuple(mheap.mallocgc(self.rt, _OBJECT) for _ in range(1 + (name in VECTORS)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from emulator.engines import NATIVE
+from emulator.engines import NATIVE, UNICORN
 from emulator.frame_recorder import FrameRecorder
 from emulator.frames import Frames
 from pushcall.check.batch import Batch
@@ -83,10 +83,12 @@ class Survey:
             max(self.batch.dead, twin.rt.asyncPreemptStack),
             share,
         )
-        self._native = config.engine == NATIVE and share == (1, 1)
+        self._native = config.engine == NATIVE
+        self._may_record = self._native and share == (1, 1)
         self._fast: NativeRecorder | None = None
         self._is_fast = False  # in this part
         self._patience = PATIENCE
+        self._by_itself = 0  # boundaries that the real processor recorded in this part
         self._verdicts: dict[int, Verdict] = {}
         self._places: dict[int, Place] = {}
 
@@ -122,11 +124,15 @@ class Survey:
                 progress(at * points // of - before - found.taken)
                 found.taken = at * points // of - before
         result.losses.sort(key=lambda each: each.first.index)
+        if self._native:
+            unicorn = stop - start - self._by_itself
+            result.recorded = {NATIVE: self._by_itself, UNICORN: unicorn}
         return found
 
     def _prepare(self, count: int) -> None:
         """Has the real processor record, if that is asked for and worth its start."""
-        self._is_fast = self._native and count >= WORTH  # by the part alone, whoever does it
+        self._patience, self._by_itself = PATIENCE, 0
+        self._is_fast = self._may_record and count >= WORTH  # by the part alone, whoever does it
         if self._is_fast and self._fast is None:
             from asm.image import Image
             from emulator.native.recorder import NativeRecorder
@@ -143,6 +149,7 @@ class Survey:
             recorded = self._fast.run(twin.registers, count - done)
             twin.skip(recorded)
             done += recorded
+            self._by_itself += recorded
             self._patience = PATIENCE if recorded > PATIENCE else 4 * self._patience
             few = min(self._patience, count - done)
             if few:
@@ -162,7 +169,8 @@ class Survey:
         for each in lists:
             self._note_first(found, each, special)
         found.direct |= self._samples(count, wanted)
-        for index in found.direct.intersection(range(*self._reach(count))):
+        low, high = self._reach(count)
+        for index in [each for each in found.direct if low <= each < high]:
             address = frames.find(index, count)
             if address is not None and address not in unlinked:
                 special[index] = self._boundary(index, frames.pc(address))

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from emulator.engines import NATIVE, UNICORN
 from pushcall.snippet.text import where
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class CheckResult:
     compared: str = "every register, the stack and the data"
     visited: set[int] = field(default_factory=set)  # PCs of boundaries that were tried
     notes: list[str] = field(default_factory=list)  # what limits the verdict, and is no finding
+    recorded: dict[str, int] = field(default_factory=dict)  # states, by engine, if not all by one
     repeat: str = ""  # the command that repeats it, of an executable
 
     @property
@@ -121,6 +123,8 @@ class CheckResult:
             "losses": [loss.to_json() for loss in self.losses],
             "findings": self.findings,
         }
+        if self.recorded:
+            document["recorded"] = self.recorded
         if self.of is not None:
             document["sample"] = {"boundaries": self.points + self.unsafe, "of": self.of}
         if self.notes:
@@ -139,6 +143,8 @@ class CheckResult:
         self.direct += other.direct
         self.visited |= other.visited
         self.interrupted |= other.interrupted
+        for engine, count in other.recorded.items():
+            self.recorded[engine] = self.recorded.get(engine, 0) + count
         for reason, count in other.refusals.items():
             self.refuse(reason, count)
         for loss in other.losses:
@@ -172,6 +178,12 @@ class CheckResult:
         self.unsafe += count
         self.refusals[reason] = self.refusals.get(reason, 0) + count
 
+    def _recorders(self) -> str:
+        """Which engines recorded the states that batches tried."""
+        names = {NATIVE: "it", UNICORN: "the emulator"}
+        by = " and ".join(f"{n} by {names[engine]}" for engine, n in self.recorded.items() if n)
+        return f"; boundaries recorded for it: {by}" if by else ""
+
     def lines(self) -> Iterable[str]:
         """The text of the command; styles as in show.py."""
         if self.crash is not None:
@@ -203,6 +215,8 @@ class CheckResult:
         )
         for reason, count in sorted(self.refusals.items(), key=lambda item: -item[1]):
             yield f"{count} refused: {reason}"
+        if self.engine == NATIVE:
+            yield f"tried on this host's processor{self._recorders()}"
         yield from self.notes
         if self.interrupted:
             yield "! interrupted: this is what is known so far"

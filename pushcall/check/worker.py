@@ -81,8 +81,7 @@ class Worker:
     @property
     def engine(self) -> str:
         """Whose processor it is, as reports quote it."""
-        name = self.twin.machine.cpu.name
-        return f"{NATIVE}, recorded by {name}" if self.config.engine == NATIVE else name
+        return NATIVE if self.config.engine == NATIVE else self.twin.machine.cpu.name
 
     def _begin(self) -> bool:
         """Brings the twin to the first boundary, once; False if there is none."""

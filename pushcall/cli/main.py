@@ -173,9 +173,8 @@ def check(
     from pushcall.usage import UsageError
 
     native = given["engine"] == NATIVE
-    if native and (scan or dask is not None):
-        other = "--scan" if scan else "--dask"
-        raise UsageError(f"--engine native cannot be used together with {other}")
+    if native and dask is not None:
+        raise UsageError("--engine native cannot be used together with --dask")
     if scan and (is_elf(file) or dask or jobs > 1 or points or given["function"] or arguments):
         raise UsageError("--scan takes a snippet, and none of the other options of a check")
     if dask is not None and (jobs > 1 or is_elf(file)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from emulator.engines import UNICORN
 from pushcall.scenarios.variants import Case, Happened, cases, expectation, perform, without_styles
 from pushcall.snippet.program import Options, read_source
 from pushcall.usage import UsageError
@@ -102,10 +103,12 @@ def folder() -> Path:
     raise UsageError(f"the scenarios are not installed: there is no {PLACES[0]} and no {PLACES[1]}")
 
 
-def scenarios(number: int | None = None, place: Path | None = None) -> list[Scenario]:
-    """All, by number; or those that quote one. UsageError: there is none."""
+def scenarios(
+    number: int | None = None, place: Path | None = None, engine: str = UNICORN
+) -> list[Scenario]:
+    """All, by number, to be tried on an engine; or those that quote one. UsageError: none."""
     paths = sorted((place or folder()).glob("[0-9]*.s"), key=lambda p: int(p.name.split("_")[0]))
-    found = [read(path) for path in paths]
+    found = [read(path, engine) for path in paths]
     if number is None:
         return found
     chosen = [each for each in found if number in each.numbers]
@@ -115,7 +118,7 @@ def scenarios(number: int | None = None, place: Path | None = None) -> list[Scen
     return chosen
 
 
-def read(path: Path) -> Scenario:
+def read(path: Path, engine: str = UNICORN) -> Scenario:
     """The scenario in a file. Raises AsmError and UsageError for what is none."""
     path = shown(path)
     source = read_source(path)
@@ -127,6 +130,7 @@ def read(path: Path) -> Scenario:
     prose = [rest] if rest else []
     prose += [text for text in paragraphs[1:] if not text.startswith(_LEFT_OUT)]
     left_out = [t.removeprefix(_LEFT_OUT) for t in paragraphs if t.startswith(_LEFT_OUT)]
+    options = Options(include_dirs=(path.parent, path.parent.parent), engine=engine)
     return Scenario(
         path,
         match[1],
@@ -134,7 +138,7 @@ def read(path: Path) -> Scenario:
         title.rstrip("."),
         tuple(prose),
         " ".join(left_out),
-        tuple(cases(source, Options(include_dirs=(path.parent, path.parent.parent)))),
+        tuple(cases(source, options)),
     )
 
 
@@ -191,8 +195,10 @@ def explained(verdict: Verdict) -> Iterator[str]:
     for case, happened in zip(scenario.cases, verdict.happened, strict=True):
         yield ""
         yield f"# {_called(case)}"
-        variant = f" --variant {case.variant}" if case.variant else ""
-        yield f"pushcall {case.command} {scenario.path}{variant}"
+        options = f" --variant {case.variant}" if case.variant else ""
+        if case.program.config.engine != UNICORN and case.command != "audit":
+            options += f" --engine {case.program.config.engine}"
+        yield f"pushcall {case.command} {scenario.path}{options}"
         yield f"expected: {expectation(case)}"
         yield f"{'+' if happened.held else '!'} {_word(happened.held)}: {happened.summary}"
         yield from (f"    {line}" for line in without_styles(happened.lines))
