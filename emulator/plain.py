@@ -23,6 +23,7 @@ SHARED: Final[dict[str, type[Any]]] = {
     each.__name__: each
     for each in (
         open_file.Input,
+        open_file.Directory,
         open_file.Null,
         open_file.Output,
         open_file.Pipe,

@@ -23,6 +23,7 @@ from emulator.disassembly import disassemble
 from emulator.events import Event, SignalSent
 from emulator.linux import execve, signals
 from emulator.linux.signal_abi import SI_TKILL, SigInfo
+from emulator.linux.tree import Tree
 from emulator.machine import Machine
 from emulator.memory import Memory, UnmappedError
 from emulator.registers import Registers  # noqa: TC001  # who saves Entered resolves it
@@ -118,7 +119,7 @@ class Booted:
         linux.random.seed(settings.seed)
         linux.memory_limit, linux.output_limit = settings.memory_limit, settings.output_limit
         linux.enosys = settings.enosys
-        linux.paths = dict(settings.files)
+        linux.tree = Tree(dict(settings.files))
         linux.set_stdin(settings.stdin)
         loaded = execve.load(machine, binary.elf, settings.argv, settings.envp)
         self.base = loaded.base

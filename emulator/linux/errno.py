@@ -23,6 +23,7 @@ class Errno(IntEnum):
     EBUSY = 16
     EEXIST = 17
     ENOTDIR = 20
+    EISDIR = 21
     EINVAL = 22
     EMFILE = 24
     ENOTTY = 25

@@ -1,8 +1,7 @@
 """System calls on file descriptors: open.c, read_write.c, fcntl.c, pipe.c, eventfd.c of fs/.
 
-See open(2), read(2), write(2), fcntl(2), fstat(2), pipe(2), eventfd(2). The guest sees the files
-that it was handed (Process.paths), /dev/null, and nothing else: every other path is ENOENT, and
-what would write to a path EROFS.
+See open(2), read(2), write(2), fcntl(2), pipe(2), eventfd(2). The guest sees what is in
+Process.tree and nothing else: every other path is ENOENT, and what would write to a path EROFS.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from emulator.linux.errno import Errno
+from emulator.linux.namei import AT_FDCWD, path_at
 from emulator.linux.open_file import (
     EFD_SEMAPHORE,
     O_NONBLOCK,
-    S_IFCHR,
     S_IFIFO,
     S_IFREG,
+    Directory,
     EventFd,
     FileError,
     Input,
@@ -30,19 +30,18 @@ from emulator.linux.open_file import (
 )
 from emulator.linux.poll import block, wake_pollers
 from emulator.linux.process import MOST_FILES
-from emulator.linux.uaccess import check_writable, copy_from_user, copy_to_user, get_string
+from emulator.linux.uaccess import check_writable, copy_from_user, copy_to_user
 
 if TYPE_CHECKING:
     from emulator.linux.process import Process
     from emulator.linux.threads import Thread
 
 MAX_RW_COUNT: Final = 0x7FFF_F000
-PATH_MAX: Final = 4096
-
 O_ACCMODE: Final = 3
 O_CREAT: Final = 0o100
 O_TRUNC: Final = 0o1000
 O_DIRECTORY: Final = 0o200000
+O_TMPFILE: Final = 0o20000000
 O_CLOEXEC: Final = 0o2000000
 
 F_DUPFD: Final = 0
@@ -52,21 +51,13 @@ F_GETFL: Final = 3
 F_SETFL: Final = 4
 F_DUPFD_CLOEXEC: Final = 1030
 
-_STAT: Final = struct.Struct("<QQQIIIIQqqqqqqqqq3q")  # struct stat of x86-64, 144 bytes
 SYS_READ, SYS_WRITE, SYS_WRITEV = 0, 1, 20
 IOV_MAX: Final = 1024
 
 
-def _file(process: Process, fd: int) -> OpenFile:
-    found = process.files.get(fd & 0xFFFF_FFFF)
-    if found is None:
-        raise FileError(Errno.EBADF)
-    return found
-
-
 def read(process: Process, thread: Thread, fd: int, buf: int, count: int) -> int | None:
     """Waits for data, unless O_NONBLOCK is set."""
-    file = _file(process, fd)
+    file = process.file(fd)
     count = min(count, MAX_RW_COUNT)
     check_writable(process.memory, buf, min(count, 1))
     try:
@@ -81,7 +72,7 @@ def read(process: Process, thread: Thread, fd: int, buf: int, count: int) -> int
 def pread64(process: Process, thread: Thread, fd: int, buf: int, count: int, pos: int) -> int:
     """Reads at a position of a regular file."""
     del thread
-    file = _file(process, fd)
+    file = process.file(fd)
     if not isinstance(file, Input) or not file.mode & S_IFREG:
         return -Errno.ESPIPE
     if pos >> 63:
@@ -92,7 +83,7 @@ def pread64(process: Process, thread: Thread, fd: int, buf: int, count: int, pos
 
 
 def _write(process: Process, thread: Thread, fd: int, data: bytes, number: int) -> int | None:
-    file = _file(process, fd)
+    file = process.file(fd)
     if isinstance(file, Output):
         process.write_out(file.fd, data)
         return len(data)
@@ -106,13 +97,13 @@ def _write(process: Process, thread: Thread, fd: int, data: bytes, number: int) 
 
 def write(process: Process, thread: Thread, fd: int, buf: int, count: int) -> int | None:
     """To standard output and error through Process.write_out, which may set a limit."""
-    data = copy_from_user(process.memory, buf, min(count, _room(process, _file(process, fd))))
+    data = copy_from_user(process.memory, buf, min(count, _room(process, process.file(fd))))
     return _write(process, thread, fd, data, SYS_WRITE)
 
 
 def writev(process: Process, thread: Thread, fd: int, vec: int, vlen: int) -> int | None:
     """The pieces as one."""
-    room = _room(process, _file(process, fd))
+    room = _room(process, process.file(fd))
     if vlen > IOV_MAX:
         return -Errno.EINVAL
     data = bytearray()
@@ -128,41 +119,46 @@ def _room(process: Process, file: OpenFile) -> int:
     return MAX_RW_COUNT
 
 
-def _open(process: Process, path: bytes, flags: int) -> int:
-    if not path:
-        return -Errno.ENOENT
-    text = path.decode("utf-8", "surrogateescape")
+def openat(
+    process: Process, thread: Thread, dfd: int, filename: int, flags: int, _mode: int
+) -> int:
+    """What is in the tree, for reading; else ENOENT, or EROFS where it would be made."""
+    del thread
     writes = flags & O_ACCMODE or flags & (O_CREAT | O_TRUNC)
+    try:
+        inode = path_at(process, dfd, filename)
+    except FileError as error:
+        if error.errno is Errno.ENOENT and flags & O_CREAT:
+            return -Errno.EROFS
+        raise
     file: OpenFile
-    if text == "/dev/null":
-        file = Null(S_IFCHR | 0o666)
-    elif text in process.paths:
+    if inode.is_directory:
+        if flags & O_TMPFILE:
+            return -Errno.EROFS
+        if writes:
+            return -Errno.EISDIR
+        file = Directory(inode.mode, path=inode.path)
+    elif flags & O_DIRECTORY:
+        return -Errno.ENOTDIR
+    elif inode.mode & S_IFREG:
         if writes:
             return -Errno.EROFS
-        file = Input(S_IFREG | 0o444, data=process.paths[text])
+        file = Input(inode.mode, data=inode.data)
     else:
-        return -Errno.EROFS if flags & O_CREAT else -Errno.ENOENT
-    if flags & O_DIRECTORY:
-        return -Errno.ENOTDIR
+        file = Null(inode.mode)
+    file.inode = inode.number
     file.flags = flags & ~(O_CLOEXEC | O_CREAT | O_TRUNC)
     return process.install(file)
 
 
-def open(process: Process, thread: Thread, filename: int, flags: int, _: int) -> int:  # noqa: A001
-    """A path that was handed in, for reading; else ENOENT, or EROFS where it would be made."""
-    del thread
-    return _open(process, get_string(process.memory, filename, PATH_MAX), flags)
-
-
-def openat(process: Process, thread: Thread, _: int, filename: int, flags: int, _mode: int) -> int:
-    """As open: there are no directories to start from."""
-    del thread
-    return _open(process, get_string(process.memory, filename, PATH_MAX), flags)
+def open(process: Process, thread: Thread, filename: int, flags: int, mode: int) -> int:  # noqa: A001
+    """As openat, from the working directory."""
+    return openat(process, thread, AT_FDCWD, filename, flags, mode)
 
 
 def close(process: Process, thread: Thread, fd: int) -> int:
     """The descriptor is free; the last one of a pipe's end tells the other."""
-    file = _file(process, fd)
+    file = process.file(fd)
     del process.files[fd & 0xFFFF_FFFF]
     file.references -= 1
     if not file.references:
@@ -178,7 +174,7 @@ def close(process: Process, thread: Thread, fd: int) -> int:
 def fcntl(process: Process, thread: Thread, fd: int, cmd: int, arg: int) -> int:
     """Copies, and the flags that can be read and set."""
     del thread
-    file = _file(process, fd)
+    file = process.file(fd)
     command = cmd & 0xFFFF_FFFF
     if command in (F_DUPFD, F_DUPFD_CLOEXEC):
         return process.install(file, arg & 0xFFFF_FFFF)
@@ -196,7 +192,7 @@ def fcntl(process: Process, thread: Thread, fd: int, cmd: int, arg: int) -> int:
 
 def dup3(process: Process, thread: Thread, oldfd: int, newfd: int, flags: int) -> int:
     """The new descriptor stands for the old one's file, whatever it stood for."""
-    file = _file(process, oldfd)
+    file = process.file(oldfd)
     new = newfd & 0xFFFF_FFFF
     if new == oldfd & 0xFFFF_FFFF or flags & ~O_CLOEXEC:
         return -Errno.EINVAL
@@ -210,9 +206,12 @@ def dup3(process: Process, thread: Thread, oldfd: int, newfd: int, flags: int) -
 
 
 def lseek(process: Process, thread: Thread, fd: int, offset: int, whence: int) -> int:
-    """The position of a regular file."""
+    """The position of a regular file, or of a directory among its entries."""
     del thread
-    file = _file(process, fd)
+    file = process.file(fd)
+    if isinstance(file, Directory) and offset >> 63 == whence & 0xFFFF_FFFF == 0:
+        file.position = offset
+        return offset
     if not isinstance(file, Input) or not file.mode & S_IFREG:
         return -Errno.ESPIPE
     start = {0: 0, 1: file.position, 2: len(file.data)}.get(whence & 0xFFFF_FFFF)
@@ -223,73 +222,10 @@ def lseek(process: Process, thread: Thread, fd: int, offset: int, whence: int) -
     return file.position
 
 
-def _stat(process: Process, mode: int, size: int, inode: int) -> bytes:
-    owner = (process.uid, process.uid)
-    blocks = -(-size // 512)
-    return _STAT.pack(1, inode, 1, mode, *owner, 0, 0, size, 4096, blocks, *(0,) * 9)
-
-
-def fstat(process: Process, thread: Thread, fd: int, statbuf: int) -> int:
-    """Type, permissions and size; times are zero."""
-    del thread
-    file = _file(process, fd)
-    copy_to_user(process.memory, statbuf, _stat(process, file.mode, file.size(), fd + 1))
-    return 0
-
-
-def newfstatat(
-    process: Process, thread: Thread, dfd: int, filename: int, statbuf: int, flag: int
-) -> int:
-    """As fstat, of a path; with AT_EMPTY_PATH of the descriptor."""
-    path = get_string(process.memory, filename, PATH_MAX).decode("utf-8", "surrogateescape")
-    if not path and flag & 0x1000:
-        return fstat(process, thread, dfd, statbuf)
-    if path == "/dev/null":
-        found = _stat(process, S_IFCHR | 0o666, 0, 2)
-    elif path in process.paths:
-        found = _stat(process, S_IFREG | 0o444, len(process.paths[path]), 3)
-    else:
-        return -Errno.ENOENT
-    copy_to_user(process.memory, statbuf, found)
-    return 0
-
-
-def readlinkat(
-    process: Process, thread: Thread, _: int, pathname: int, _buf: int, _size: int
-) -> int:
-    """No path is a link."""
-    del thread
-    path = get_string(process.memory, pathname, PATH_MAX).decode("utf-8", "surrogateescape")
-    return -Errno.EINVAL if path in process.paths else -Errno.ENOENT
-
-
-def access(process: Process, thread: Thread, filename: int, mode: int) -> int:
-    """What was handed in may be read."""
-    del thread
-    path = get_string(process.memory, filename, PATH_MAX).decode("utf-8", "surrogateescape")
-    if path not in process.paths:
-        return -Errno.ENOENT
-    return -Errno.EROFS if mode & 2 else 0
-
-
-def faccessat(process: Process, thread: Thread, _: int, filename: int, mode: int) -> int:
-    """As access."""
-    return access(process, thread, filename, mode)
-
-
-def getcwd(process: Process, thread: Thread, buf: int, size: int) -> int:
-    """The root directory."""
-    del thread
-    if size < 2:
-        return -Errno.ERANGE
-    copy_to_user(process.memory, buf, b"/\0")
-    return 2
-
-
 def ioctl(process: Process, thread: Thread, fd: int, _cmd: int) -> int:
     """Nothing is a terminal or a device."""
     del thread
-    _file(process, fd)
+    process.file(fd)
     return -Errno.ENOTTY
 
 

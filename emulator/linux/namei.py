@@ -1,4 +1,4 @@
-"""System calls that make, change and remove paths: fs/namei.c, and fs/open.c for some.
+"""Lookup of paths, and what makes, changes and removes them: fs/namei.c, and fs/open.c for some.
 
 See mkdir(2), unlink(2), rename(2), symlink(2), link(2), chdir(2), chmod(2), truncate(2). The file
 system is read-only: what is there cannot be changed, and nothing can be made.
@@ -9,118 +9,139 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from emulator.linux.errno import Errno
+from emulator.linux.open_file import Directory, FileError
 from emulator.linux.uaccess import get_string
 
 if TYPE_CHECKING:
     from emulator.linux.process import Process
     from emulator.linux.threads import Thread
+    from emulator.linux.tree import Inode
 
 PATH_MAX: Final = 4096
+AT_FDCWD: Final = -100 & 0xFFFF_FFFF
 
 
-def _is_there(process: Process, pathname: int) -> bool:
+def path_at(process: Process, dfd: int, pathname: int) -> Inode:
+    """What a path leads to, from the directory that `dfd` stands for; FileError.
+
+    A path that begins with / asks for no directory, and an empty one leads nowhere.
+    """
     path = get_string(process.memory, pathname, PATH_MAX).decode("utf-8", "surrogateescape")
-    return path in process.paths or path == "/dev/null"
+    start = process.cwd
+    if path[:1] not in ("", "/") and dfd & 0xFFFF_FFFF != AT_FDCWD:
+        directory = process.file(dfd)
+        if not isinstance(directory, Directory):
+            raise FileError(Errno.ENOTDIR)
+        start = directory.path
+    return process.tree.lookup(start, path)
 
 
-def _make(process: Process, pathname: int) -> int:
-    return -Errno.EEXIST if _is_there(process, pathname) else -Errno.EROFS
+def _make(process: Process, dfd: int, pathname: int) -> int:
+    try:
+        path_at(process, dfd, pathname)
+    except FileError as error:
+        return -Errno.EROFS if error.errno is Errno.ENOENT else -error.errno
+    return -Errno.EEXIST
 
 
-def _change(process: Process, pathname: int) -> int:
-    return -Errno.EROFS if _is_there(process, pathname) else -Errno.ENOENT
+def _change(process: Process, dfd: int, pathname: int) -> int:
+    path_at(process, dfd, pathname)
+    return -Errno.EROFS
 
 
-def mkdir(process: Process, thread: Thread, pathname: int, _mode: int) -> int:
+def mkdirat(process: Process, thread: Thread, dfd: int, pathname: int, _mode: int) -> int:
     """EROFS, or EEXIST."""
     del thread
-    return _make(process, pathname)
+    return _make(process, dfd, pathname)
 
 
-def mkdirat(process: Process, thread: Thread, _: int, pathname: int, mode: int) -> int:
-    """As mkdir: there are no directories to start from."""
-    return mkdir(process, thread, pathname, mode)
+def mkdir(process: Process, thread: Thread, pathname: int, mode: int) -> int:
+    """As mkdirat, from the working directory."""
+    return mkdirat(process, thread, AT_FDCWD, pathname, mode)
 
 
-def symlink(process: Process, thread: Thread, _: int, linkpath: int) -> int:
+def symlinkat(process: Process, thread: Thread, _: int, dfd: int, linkpath: int) -> int:
     """EROFS, or EEXIST."""
     del thread
-    return _make(process, linkpath)
+    return _make(process, dfd, linkpath)
 
 
-def symlinkat(process: Process, thread: Thread, target: int, _: int, linkpath: int) -> int:
-    """As symlink."""
-    return symlink(process, thread, target, linkpath)
+def symlink(process: Process, thread: Thread, target: int, linkpath: int) -> int:
+    """As symlinkat, from the working directory."""
+    return symlinkat(process, thread, target, AT_FDCWD, linkpath)
+
+
+def unlinkat(process: Process, thread: Thread, dfd: int, pathname: int, _flags: int) -> int:
+    """ENOENT, or EROFS; of directories too."""
+    del thread
+    return _change(process, dfd, pathname)
 
 
 def unlink(process: Process, thread: Thread, pathname: int) -> int:
-    """ENOENT, or EROFS."""
-    del thread
-    return _change(process, pathname)
-
-
-def unlinkat(process: Process, thread: Thread, _: int, pathname: int, _flags: int) -> int:
-    """As unlink, of directories too."""
-    return unlink(process, thread, pathname)
+    """As unlinkat, from the working directory."""
+    return unlinkat(process, thread, AT_FDCWD, pathname, 0)
 
 
 def rmdir(process: Process, thread: Thread, pathname: int) -> int:
-    """ENOENT, or ENOTDIR: what is there is a file."""
+    """ENOENT, ENOTDIR, or EROFS."""
     del thread
-    return -Errno.ENOTDIR if _is_there(process, pathname) else -Errno.ENOENT
+    found = path_at(process, AT_FDCWD, pathname)
+    return -Errno.EROFS if found.is_directory else -Errno.ENOTDIR
 
 
-def rename(process: Process, thread: Thread, oldpath: int, _: int) -> int:
+def renameat(process: Process, thread: Thread, dfd: int, oldpath: int, _dfd: int, _new: int) -> int:
     """ENOENT, or EROFS."""
     del thread
-    return _change(process, oldpath)
-
-
-def renameat(process: Process, thread: Thread, _: int, oldpath: int, _new: int, new: int) -> int:
-    """As rename."""
-    return rename(process, thread, oldpath, new)
+    return _change(process, dfd, oldpath)
 
 
 def renameat2(
-    process: Process, thread: Thread, _: int, oldpath: int, _new: int, new: int, _flags: int
+    process: Process, thread: Thread, dfd: int, oldpath: int, newdfd: int, new: int, _flags: int
 ) -> int:
-    """As rename."""
-    return rename(process, thread, oldpath, new)
+    """As renameat."""
+    return renameat(process, thread, dfd, oldpath, newdfd, new)
 
 
-def link(process: Process, thread: Thread, oldpath: int, _: int) -> int:
-    """ENOENT, or EROFS."""
-    del thread
-    return _change(process, oldpath)
+def rename(process: Process, thread: Thread, oldpath: int, new: int) -> int:
+    """As renameat, from the working directory."""
+    return renameat(process, thread, AT_FDCWD, oldpath, AT_FDCWD, new)
 
 
 def linkat(
-    process: Process, thread: Thread, _: int, oldpath: int, _new: int, new: int, _flags: int
+    process: Process, thread: Thread, dfd: int, oldpath: int, _dfd: int, _new: int, _flags: int
 ) -> int:
-    """As link."""
-    return link(process, thread, oldpath, new)
+    """ENOENT, or EROFS."""
+    del thread
+    return _change(process, dfd, oldpath)
+
+
+def link(process: Process, thread: Thread, oldpath: int, new: int) -> int:
+    """As linkat, from the working directory."""
+    return linkat(process, thread, AT_FDCWD, oldpath, AT_FDCWD, new, 0)
 
 
 def truncate(process: Process, thread: Thread, path: int, _: int) -> int:
     """ENOENT, or EROFS."""
     del thread
-    return _change(process, path)
+    return _change(process, AT_FDCWD, path)
 
 
-def chmod(process: Process, thread: Thread, pathname: int, _mode: int) -> int:
+def fchmodat(process: Process, thread: Thread, dfd: int, pathname: int, _mode: int) -> int:
     """ENOENT, or EROFS."""
     del thread
-    return _change(process, pathname)
+    return _change(process, dfd, pathname)
 
 
-def fchmodat(process: Process, thread: Thread, _: int, pathname: int, mode: int) -> int:
-    """As chmod."""
-    return chmod(process, thread, pathname, mode)
+def chmod(process: Process, thread: Thread, pathname: int, mode: int) -> int:
+    """As fchmodat, from the working directory."""
+    return fchmodat(process, thread, AT_FDCWD, pathname, mode)
 
 
 def chdir(process: Process, thread: Thread, path: int) -> int:
-    """To the root directory, which is where everybody is; else ENOENT, or ENOTDIR."""
+    """Paths that do not begin with / begin there from now on."""
     del thread
-    if get_string(process.memory, path, PATH_MAX) == b"/":
-        return 0
-    return -Errno.ENOTDIR if _is_there(process, path) else -Errno.ENOENT
+    found = path_at(process, AT_FDCWD, path)
+    if not found.is_directory:
+        return -Errno.ENOTDIR
+    process.cwd = found.path
+    return 0

@@ -14,6 +14,7 @@ from emulator.linux.errno import Errno
 
 S_IFIFO: Final = 0o010000
 S_IFCHR: Final = 0o020000
+S_IFDIR: Final = 0o040000
 S_IFREG: Final = 0o100000
 
 O_NONBLOCK: Final = 0o4000
@@ -48,6 +49,7 @@ class OpenFile:
     flags: int = 0
     changes: int = 0
     references: int = 0  # file descriptors
+    inode: int = 0  # of what has a path
 
     def read(self, count: int) -> bytes:
         """At most `count` bytes, none at the end. Raises WouldBlock or FileError."""
@@ -101,6 +103,24 @@ class Input(OpenFile):
     def poll(self) -> Poll:
         """Always readable."""
         return Poll.IN
+
+
+@dataclass
+class Directory(OpenFile):
+    """A directory; `position` counts the entries that have been read."""
+
+    path: str = "/"
+    position: int = 0
+
+    def read(self, count: int) -> bytes:
+        """What is in it, getdents64 tells."""
+        del count
+        raise FileError(Errno.EISDIR)
+
+    @property
+    def pollable(self) -> bool:
+        """Never."""
+        return False
 
 
 @dataclass

@@ -16,6 +16,7 @@ from emulator.linux.errno import Errno
 from emulator.linux.open_file import S_IFCHR, S_IFIFO, FileError, Input, Null, OpenFile, Output
 from emulator.linux.signal_abi import NSIG, SigAction, SigInfo
 from emulator.linux.threads import Thread, ThreadState
+from emulator.linux.tree import Tree
 
 if TYPE_CHECKING:
     from emulator.events import EventStream
@@ -43,6 +44,7 @@ class ProcessState:
     futex_queue: tuple[int, ...]
     output: tuple[tuple[int, bytes], ...]
     files: dict[int, OpenFile]
+    cwd: str
     random: RandomState
     next_tid: int
     mmap_next: int
@@ -54,8 +56,8 @@ class Process:
     """Kernel state of the process.
 
     `attach` makes new memory visible to the processor, `remap` tells it of memory that is gone or
-    otherwise protected. What the guest sees of the outside, all given: `paths` (contents of files
-    that it may read), `cpus`, `random` (of getrandom), `memory_limit` (bytes that may be writable)
+    otherwise protected. What the guest sees of the outside, all given: `tree` (the files that it
+    may read), `cpus`, `random` (of getrandom), `memory_limit` (bytes that may be writable)
     and `output_limit` (bytes on each of standard output and error; more ends the run).
     """
 
@@ -85,7 +87,8 @@ class Process:
         self.files: dict[int, OpenFile] = {}
         for file in (Null(S_IFCHR | 0o666), *(Output(S_IFIFO | 0o600, 1, fd=fd) for fd in (1, 2))):
             self.install(file)
-        self.paths: dict[str, bytes] = {}
+        self.tree = Tree()
+        self.cwd = "/"
         self.cpus = 1
         self.random = random.Random(0)  # noqa: S311  # must be the same each time
         self.memory_limit: int | None = None
@@ -109,6 +112,13 @@ class Process:
     def set_stdin(self, data: bytes) -> None:
         """Standard input is a pipe that holds these bytes and then ends."""
         self.files[0] = Input(S_IFIFO | 0o600, data=data, references=1)
+
+    def file(self, fd: int) -> OpenFile:
+        """What a descriptor, of which 32 bits count, stands for; FileError EBADF."""
+        found = self.files.get(fd & 0xFFFF_FFFF)
+        if found is None:
+            raise FileError(Errno.EBADF)
+        return found
 
     def install(self, file: OpenFile, least: int = 0) -> int:
         """The lowest free descriptor, from `least` on, stands for the file; FileError EMFILE."""
@@ -142,6 +152,7 @@ class Process:
             futex_queue=tuple(self.futex_queue),
             output=tuple((fd, bytes(data)) for fd, data in self.output.items()),
             files=copy.deepcopy(self.files),
+            cwd=self.cwd,
             random=self.random.getstate(),
             next_tid=self.next_tid,
             mmap_next=self.mmap_next,
@@ -162,6 +173,7 @@ class Process:
         self.futex_queue = list(state.futex_queue)
         self.output = {fd: bytearray(data) for fd, data in state.output}
         self.files = copy.deepcopy(state.files)
+        self.cwd = state.cwd
         self.random.setstate(state.random)
         self.next_tid = state.next_tid
         self.mmap_next = state.mmap_next

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from emulator.events import SystemCall
 from emulator.fault import NotModelled
-from emulator.linux import clock, clone, files, futex, mm, namei, poll, sigaction, system
+from emulator.linux import clock, clone, files, futex, mm, namei, poll, sigaction, stat, system
 from emulator.linux.errno import Errno
 from emulator.linux.open_file import FileError
 from emulator.linux.uaccess import AccessFault
@@ -50,7 +50,9 @@ TABLE: Final[dict[int, Entry]] = {
         1: files.write,
         2: files.open,
         3: files.close,
-        5: files.fstat,
+        4: stat.stat,
+        5: stat.fstat,
+        6: stat.lstat,
         8: files.lseek,
         9: mm.mmap,
         10: mm.mprotect,
@@ -62,7 +64,7 @@ TABLE: Final[dict[int, Entry]] = {
         16: files.ioctl,
         17: files.pread64,
         20: files.writev,
-        21: files.access,
+        21: stat.access,
         22: files.pipe,
         24: clone.sched_yield,
         27: mm.mincore,
@@ -75,7 +77,7 @@ TABLE: Final[dict[int, Entry]] = {
         63: system.uname,
         72: files.fcntl,
         76: namei.truncate,
-        79: files.getcwd,
+        79: stat.getcwd,
         80: namei.chdir,
         82: namei.rename,
         83: namei.mkdir,
@@ -102,6 +104,7 @@ TABLE: Final[dict[int, Entry]] = {
         202: futex.futex,
         204: system.sched_getaffinity,
         213: poll.epoll_create,
+        217: stat.getdents64,
         218: clone.set_tid_address,
         228: clock.clock_gettime,
         230: clock.clock_nanosleep,
@@ -111,14 +114,14 @@ TABLE: Final[dict[int, Entry]] = {
         234: sigaction.tgkill,
         257: files.openat,
         258: namei.mkdirat,
-        262: files.newfstatat,
+        262: stat.newfstatat,
         263: namei.unlinkat,
         264: namei.renameat,
         265: namei.linkat,
         266: namei.symlinkat,
-        267: files.readlinkat,
+        267: stat.readlinkat,
         268: namei.fchmodat,
-        269: files.faccessat,
+        269: stat.faccessat,
         281: poll.epoll_pwait,
         290: files.eventfd2,
         291: poll.epoll_create1,
@@ -132,13 +135,13 @@ TABLE: Final[dict[int, Entry]] = {
 
 # Names of calls that programs are likely to make, for the message that refuses them.
 MISSING: Final = {
-    4: "stat", 6: "lstat", 7: "poll", 18: "pwrite64", 19: "readv", 23: "select", 25: "mremap",
-    32: "dup", 33: "dup2", 34: "pause", 38: "setitimer", 41: "socket", 42: "connect",
-    53: "socketpair", 57: "fork", 58: "vfork", 59: "execve", 61: "wait4", 77: "ftruncate",
-    101: "ptrace", 128: "rt_sigtimedwait", 129: "rt_sigqueueinfo",
-    130: "rt_sigsuspend", 217: "getdents64", 222: "timer_create", 247: "waitid", 270: "pselect6",
-    271: "ppoll", 288: "accept4", 297: "rt_tgsigqueueinfo", 322: "execveat", 334: "rseq",
-    424: "pidfd_send_signal", 434: "pidfd_open", 435: "clone3", 439: "faccessat2",
+    7: "poll", 18: "pwrite64", 19: "readv", 23: "select", 25: "mremap", 32: "dup", 33: "dup2",
+    34: "pause", 38: "setitimer", 41: "socket", 42: "connect", 53: "socketpair", 57: "fork",
+    58: "vfork", 59: "execve", 61: "wait4", 77: "ftruncate", 81: "fchdir", 101: "ptrace",
+    128: "rt_sigtimedwait", 129: "rt_sigqueueinfo", 130: "rt_sigsuspend", 222: "timer_create",
+    247: "waitid", 270: "pselect6", 271: "ppoll", 288: "accept4", 297: "rt_tgsigqueueinfo",
+    322: "execveat", 334: "rseq", 424: "pidfd_send_signal", 434: "pidfd_open", 435: "clone3",
+    439: "faccessat2",
 }  # fmt: skip
 
 

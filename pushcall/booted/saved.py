@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from runtime_model.version import GoVersion
 
-VERSION: Final = 1
+VERSION: Final = 2
 _HEAD: Final = struct.Struct("<I32sQ")
 _LONGEST: Final = 2 << 30  # bytes of the document
 _PIECE: Final = 1 << 20

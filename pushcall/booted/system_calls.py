@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from emulator.linux.errno import Errno
-from emulator.linux.files import PATH_MAX
+from emulator.linux.namei import AT_FDCWD, PATH_MAX
 from emulator.linux.uaccess import AccessFault, copy_from_user, get_string
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 _WRAPPERS: Final = ("syscall", "unix")
 
 MOST_SHOWN: Final = 32  # bytes of what is written, as strace's -s has it
-AT_FDCWD: Final = -100
 _ERRORS: Final = frozenset(Errno)
 # Which arguments are no plain numbers: p a path, d a descriptor, b bytes, as many as the next says.
 _ARGUMENTS: Final = {
     "read": "d", "write": "db", "open": "p", "close": "d", "fstat": "d", "lseek": "d",
-    "mmap": "....d", "ioctl": "d", "pread64": "d", "writev": "d", "access": "p", "fcntl": "d",
-    "truncate": "p", "chdir": "p", "rename": "pp", "mkdir": "p", "rmdir": "p", "link": "pp",
-    "unlink": "p", "symlink": "pp", "chmod": "p", "epoll_wait": "d", "epoll_ctl": "d.d",
-    "openat": "dp", "mkdirat": "dp", "newfstatat": "dp", "unlinkat": "dp", "renameat": "dpdp",
-    "linkat": "dpdp", "symlinkat": "pdp", "readlinkat": "dp", "fchmodat": "dp", "faccessat": "dp",
-    "epoll_pwait": "d", "dup3": "dd", "renameat2": "dpdp",
+    "stat": "p", "lstat": "p", "mmap": "....d", "ioctl": "d", "pread64": "d", "writev": "d",
+    "access": "p", "fcntl": "d", "truncate": "p", "chdir": "p", "rename": "pp", "mkdir": "p",
+    "rmdir": "p", "link": "pp", "unlink": "p", "symlink": "pp", "chmod": "p", "epoll_wait": "d",
+    "epoll_ctl": "d.d", "openat": "dp", "mkdirat": "dp", "newfstatat": "dp", "unlinkat": "dp",
+    "renameat": "dpdp", "linkat": "dpdp", "symlinkat": "pdp", "readlinkat": "dp",
+    "fchmodat": "dp", "faccessat": "dp", "getdents64": "d", "epoll_pwait": "d", "dup3": "dd",
+    "renameat2": "dpdp",
 }  # fmt: skip
 
 
@@ -67,8 +67,9 @@ def call_text(memory: Memory, event: SystemCall) -> str:
                 text = _quoted(copy_from_user(memory, argument, min(size, MOST_SHOWN)))
                 shown.append(text + "..." * (size > MOST_SHOWN))
             elif kind == "d":
-                fd = (argument & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
-                shown.append("AT_FDCWD" if fd == AT_FDCWD else str(fd))
+                fd = argument & 0xFFFF_FFFF
+                signed = (fd ^ 1 << 31) - (1 << 31)
+                shown.append("AT_FDCWD" if fd == AT_FDCWD else str(signed))
             else:
                 shown.append(_number(argument))
         except AccessFault:

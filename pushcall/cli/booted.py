@@ -257,6 +257,7 @@ def record_elf(
 
 def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> Any:
     from emulator.linux.execve import check_arguments
+    from emulator.linux.tree import Tree
     from pushcall.usage import UsageError, parse_duration
     from runtime_model.booted import QUANTUM, Settings
 
@@ -277,6 +278,10 @@ def _settings(file: Path, arguments: tuple[str, ...], given: dict[str, Any]) -> 
         if not equals or not inside.startswith("/"):
             raise UsageError(f"--file {text}: not /GUEST/PATH=HOST_PATH")
         files.append((inside, _content(Path(outside), f"--file {text}")))
+    try:
+        Tree(dict(files))
+    except ValueError as error:
+        raise UsageError(f"--file: {error}") from None
     stdin = given["stdin"]
     if stdin is None:
         data = b""

@@ -6,6 +6,7 @@ pytest -s tests/conformance/test_booted_prebuilt.py
 from __future__ import annotations
 
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 from test_prebuilt import ESBUILD, esbuild
@@ -13,6 +14,9 @@ from test_prebuilt import ESBUILD, esbuild
 from pushcall.booted.run import BinaryOutcome, run_binary
 from runtime_model.booted import Settings
 from runtime_model.moduledata import GoBinary
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOURCE = b"""
 interface Point { x: number; y: number }
@@ -29,9 +33,16 @@ export class Counter<T> {
 """
 
 
-def emulated(version: str, *arguments: bytes, stdin: bytes = b"") -> BinaryOutcome:
+def emulated(
+    version: str, *arguments: bytes, stdin: bytes = b"", files: dict[str, bytes] | None = None
+) -> BinaryOutcome:
     with GoBinary(esbuild(version)) as binary:
-        settings = Settings((b"esbuild", *arguments), stdin=stdin, budget=4_000_000_000)
+        settings = Settings(
+            (b"esbuild", *arguments),
+            stdin=stdin,
+            files=tuple((files or {}).items()),
+            budget=4_000_000_000,
+        )
         return run_binary(binary, settings, [])[1]
 
 
@@ -58,3 +69,24 @@ def test_it_minifies_standard_input_to_the_same_bytes(version: str) -> None:
         f"esbuild {version} ({out.go}): {out.instructions} instructions, {out.threads} threads, "
         f"{len(out.preempted)} preempted"
     )
+
+
+@pytest.mark.parametrize("version", ESBUILD)
+def test_it_bundles_files_that_were_handed_in(version: str, tmp_path: Path) -> None:
+    """It lists directories, and finds what is imported relative to the file that imports it."""
+    files = {
+        "src/main.ts": b'import { Counter } from "./lib/counter"\nconsole.log(new Counter())\n',
+        "src/lib/counter.ts": SOURCE,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    arguments = ("--bundle", "src/main.ts")
+    host = subprocess.run(
+        [esbuild(version), *arguments], cwd=tmp_path, capture_output=True, check=True
+    )
+    handed_in = {f"/{name}": content for name, content in files.items()}
+    out = emulated(version, *(text.encode() for text in arguments), files=handed_in)
+    assert (out.died, out.exit) == ("", 0)
+    assert out.output[1] == host.stdout
+    assert b"Counter" in host.stdout

@@ -9,6 +9,7 @@ live on, and an audit hook (PEP 578) that hears what Python does while the guest
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -55,7 +56,8 @@ finally:
 
 
 def escape(version: str) -> Path:
-    return build(version, PROGRAM, CACHE / "booted" / f"escape-{version}", "-trimpath")
+    digest = hashlib.sha256((PROGRAM / "main.go").read_bytes()).hexdigest()[:6]
+    return build(version, PROGRAM, CACHE / "booted" / f"escape-{version}-{digest}", "-trimpath")
 
 
 def watched(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
@@ -114,11 +116,11 @@ def test_every_attempt_is_an_error_and_the_host_shows_no_trace(
         f"arguments [{own} 127.0.0.1:{port} {witness.pid}]",
         "processors 4",
         "year 2026",
-        # Up to 1.24, Getwd asks for ".", which is no path either.
-        *[line for line in lines[6:7] if line.startswith("directory ")],
+        "directory / <nil>",
         "input  <nil>",
     ]
     assert "given: a gift <nil>" in lines
+    assert "list [d dev/ - given] <nil>" in lines
     for attempt in ("create", "mkdir", "symlink", "given"):
         assert f"{attempt} read-only file system" in lines
     for attempt in ("read passwd", "read own", "stat", "remove", "rename", "chdir", "readlink"):
@@ -130,7 +132,8 @@ def test_every_attempt_is_an_error_and_the_host_shows_no_trace(
     for attempt in ("mmap of 64 TiB", "mmap of 64 GiB"):
         assert f"{attempt} cannot allocate memory" in lines
     told = " ".join(document["missing"])
-    assert all(f"system call {name} " in told for name in ("socket", "execve", "fork", "ptrace"))
+    for call in ("41 (socket)", "59 (execve)", "57 (fork)", "101 (ptrace)"):
+        assert f"system call {call} at 0x" in told
     print(f"{version}: {len(lines)} attempts")
 
 

@@ -15,6 +15,7 @@ from emulator.elf import Elf, ElfError
 from emulator.fault import GuestStopped
 from emulator.linux import execve
 from emulator.linux.open_file import S_IFIFO, Input
+from emulator.linux.tree import Tree
 from emulator.machine import Machine
 from emulator.memory import Memory, Prot
 from emulator.unicorn_cpu import UnicornCpu
@@ -180,7 +181,7 @@ def test_the_guest_sees_no_file_of_the_host(tmp_path: Path) -> None:
             "mov eax, 257; syscall; mov edi, eax; neg edi; mov eax, 231; syscall"
         )
         machine = boot(executable(tmp_path / "a", code, path + b"\0"))
-        machine.linux.paths["/given"] = b"text"
+        machine.linux.tree = Tree({"/given": b"text"})
         status = machine.run()
         assert status is not None
         return status

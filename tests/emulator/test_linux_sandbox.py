@@ -9,16 +9,19 @@ from __future__ import annotations
 import struct
 import sys
 from errno import (
+    EACCES,
     EAGAIN,
     EBADF,
     EEXIST,
     EFAULT,
     EINVAL,
+    EISDIR,
     ENOENT,
     ENOMEM,
     ENOSYS,
     ENOTDIR,
     EPERM,
+    ERANGE,
     EROFS,
     ESRCH,
 )
@@ -30,9 +33,12 @@ from small_computer import assemble, computer, start
 from emulator.fault import GuestStopped
 from emulator.linux import clone, mm
 from emulator.linux.syscalls import TABLE
+from emulator.linux.tree import Tree
 from emulator.memory import Prot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from emulator.machine import Machine
 
 DATA = 0x2000_0000_0000
@@ -40,10 +46,11 @@ RESULTS = 0x2100_0000_0000
 CODE = 0x80_0000
 PAGE = 4096
 OPEN, OPENAT, ACCESS, STATAT, READLINKAT, FACCESSAT = 2, 257, 21, 262, 267, 269
-READ, WRITE, WRITEV, DUP3 = 0, 1, 20, 292
+READ, WRITE, WRITEV, DUP3, LSEEK, GETDENTS, GETCWD, CHDIR = 0, 1, 20, 292, 8, 217, 79, 80
 MMAP, MPROTECT, MUNMAP, MINCORE, BRK = 9, 10, 11, 27, 12
 KILL, TKILL, TGKILL, PRLIMIT, AFFINITY, CLONE = 62, 200, 234, 302, 204, 56
 O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE = 1, 2, 0o100, 0o1000, 0o20200000
+O_DIRECTORY = 0o200000
 AT_FDCWD = -100
 PRIVATE, FIXED, NOREPLACE = 0x22, 0x10, 0x100000
 RW, RX = 3, 5
@@ -73,7 +80,11 @@ def heard(machine: Machine) -> list[str]:
     return found
 
 
-def asking(calls: list[tuple[int, ...]], texts: dict[int, str | bytes]) -> Machine:
+def asking(
+    calls: list[tuple[int, ...]],
+    texts: Mapping[int, str | bytes],
+    files: Mapping[str, bytes] = {GIVEN: b"content"},  # never changed
+) -> Machine:
     """A machine that makes these calls; texts by offset in a page of data."""
     code = ""
     for index, (number, *arguments) in enumerate(calls):
@@ -91,7 +102,7 @@ def asking(calls: list[tuple[int, ...]], texts: dict[int, str | bytes]) -> Machi
         data = text.encode() + b"\0" if isinstance(text, str) else text
         machine.memory.write(DATA + offset, data)
     machine.memory.write(CODE, assemble(code + "xor edi, edi; mov eax, 231; syscall", CODE))
-    machine.linux.paths = {GIVEN: b"content"}
+    machine.linux.tree = Tree(files)
     machine.linux.memory_limit = 64 << 20
     machine.linux.output_limit = 1 << 20
     machine.linux.enosys = True
@@ -111,8 +122,8 @@ def outcome(calls: list[tuple[int, ...]], texts: dict[int, str | bytes] | None =
 
 def test_no_path_of_the_host_exists() -> None:
     paths = (
-        "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/mem", "/sys/kernel", "/", ".",
-        "..", "../../etc/passwd", "/given/../etc/passwd", "//etc/passwd", "/given/", sys.executable,
+        "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/mem", "/sys/kernel",
+        "../../etc/passwd", "//etc/passwd", "/dev/../etc/passwd", sys.executable,
         "/dev/stdout", "/dev/fd/1", "/proc/self/exe", "",
     )  # fmt: skip
     for path in paths:
@@ -120,7 +131,7 @@ def test_no_path_of_the_host_exists() -> None:
             [
                 (OPEN, DATA, 0, 0),
                 (OPENAT, AT_FDCWD, DATA, 0, 0),
-                (OPENAT, 0, DATA, O_RDWR, 0),
+                (OPENAT, AT_FDCWD, DATA, O_RDWR, 0),
                 (OPEN, DATA, O_TMPFILE | O_RDWR, 0o600),
                 (ACCESS, DATA, 0),
                 (FACCESSAT, AT_FDCWD, DATA, 0),
@@ -130,6 +141,81 @@ def test_no_path_of_the_host_exists() -> None:
             {0: path},
         )
         assert found == [-ENOENT] * 8, path
+
+
+def entries(data: bytes) -> dict[str, int]:
+    """Names and types of struct linux_dirent64: d_ino, d_off, d_reclen, d_type, d_name."""
+    found = {}
+    while data:
+        size, kind = struct.unpack_from("<HB", data, 16)
+        found[data[19:size].partition(b"\0")[0].decode()] = kind
+        data = data[size:]
+    return found
+
+
+def test_directories_hold_what_was_handed_in_and_nothing_else() -> None:
+    """getdents64(2): DT_DIR is 4, DT_REG 8, DT_CHR 2; too little room is EINVAL."""
+    files = {GIVEN: b"content", "/a//b/../c/one": b"1", "/a/c/two": b"22"}
+    expected = {
+        "/": {".": 4, "..": 4, "a": 4, "dev": 4, "given": 8},
+        "a/.././a/c/": {".": 4, "..": 4, "one": 8, "two": 8},
+        "dev": {".": 4, "..": 4, "null": 2},
+    }
+    for path, inside in expected.items():
+        calls = [(OPEN, DATA, O_DIRECTORY, 0), (GETDENTS, 3, DATA + 64, 8)]
+        calls += [(GETDENTS, 3, DATA + 64 + 512 * index, 56) for index in range(4)]
+        calls += [(READ, 3, DATA + 2048, 8), (LSEEK, 3, 0, 0), (GETDENTS, 3, DATA + 3072, 1024)]
+        machine = asking(calls, {0: path}, files)
+        assert heard(machine) == []
+        fd, too_little, *parts, read, start, whole = results(machine, len(calls))
+        assert (fd, too_little, read, start) == (3, -EINVAL, -EISDIR, 0)
+        assert parts[3] == 0
+        pieces = [machine.memory.read(DATA + 64 + 512 * i, parts[i]) for i in range(3)]
+        assert b"".join(pieces) == machine.memory.read(DATA + 3072, whole)
+        assert entries(b"".join(pieces)) == inside
+
+
+def test_paths_are_looked_up_as_path_resolution_has_it() -> None:
+    """From the root, the working directory (chdir), or a directory that is open."""
+    texts = {0: "/a/b", 64: "../b/./one", 128: "one/", 192: "/a/b/one/..", 256: "one", 320: "/a"}
+    calls = [
+        (OPEN, DATA, 0, 0),
+        (OPENAT, 3, DATA + 64, 0, 0), (OPEN, DATA + 64, 0, 0),
+        (CHDIR, DATA), (OPEN, DATA + 64, 0, 0), (GETCWD, DATA + 512, 4), (GETCWD, DATA + 512, 5),
+        (OPEN, DATA + 128, 0, 0), (OPEN, DATA + 192, 0, 0), (OPENAT, 4, DATA + 256, 0, 0),
+        (OPENAT, 77, DATA + 256, 0, 0), (OPENAT, 77, DATA, 0, 0), (CHDIR, DATA + 256),
+        (OPEN, DATA + 320, O_RDWR, 0), (OPEN, DATA + 320, O_TMPFILE | O_RDWR, 0),
+        (OPEN, DATA + 256, O_DIRECTORY, 0), (ACCESS, DATA + 320, 5), (ACCESS, DATA + 256, 1),
+        (ACCESS, DATA + 320, 2), (84, DATA + 320), (83, DATA + 320, 0o777),
+    ]  # fmt: skip
+    machine = asking(calls, texts, {"/a/b/one": b"1"})
+    assert heard(machine) == []
+    assert results(machine, len(calls)) == [
+        3,
+        4, -ENOENT,
+        0, 5, -ERANGE, 5,
+        -ENOTDIR, -ENOTDIR, -ENOTDIR,
+        -EBADF, 6, -ENOTDIR,
+        -EISDIR, -EROFS,
+        -ENOTDIR, 0, -EACCES,
+        -EROFS, -EROFS, -EEXIST,
+    ]  # fmt: skip
+    assert machine.memory.read(DATA + 512, 5) == b"/a/b\0"
+
+
+def test_stat_tells_the_same_of_a_path_and_of_what_is_open() -> None:
+    calls = [(OPEN, DATA, 0, 0), (5, 3, DATA + 1024), (STATAT, AT_FDCWD, DATA, DATA + 2048, 0)]
+    inodes = set()
+    for path, mode in (("/", 0o040555), ("/given", 0o100444), ("/dev/null", 0o020666)):
+        machine = asking(calls, {0: path})
+        assert heard(machine) == []
+        assert results(machine, 3) == [3, 0, 0]
+        found = machine.memory.read(DATA + 1024, 144)
+        assert found == machine.memory.read(DATA + 2048, 144)
+        _, inode, _, shown = struct.unpack_from("<QQQI", found)
+        inodes.add(inode)
+        assert oct(shown) == oct(mode)
+    assert len(inodes) == 3
 
 
 def test_nothing_can_be_made_or_changed() -> None:
