@@ -48,9 +48,7 @@ func paths(own string) {
 		_, err := os.ReadFile(path)
 		tell("read "+filepath.Base(path), err)
 	}
-	listed, err := os.ReadDir("/")
-	fmt.Println("list", listed, err)
-	_, err = os.Readlink("/proc/self/exe")
+	_, err := os.Readlink("/proc/self/exe")
 	tell("readlink", err)
 	_, err = os.Stat(own)
 	tell("stat", err)
@@ -72,6 +70,11 @@ func paths(own string) {
 		if _, err := syscall.Write(fd, []byte("escaped")); err != syscall.EBADF && err != syscall.EINVAL {
 			fmt.Println("descriptor", fd, err)
 		}
+	}
+	listed, err := os.ReadDir("/")
+	fmt.Println("list", err)
+	for _, each := range listed {
+		fmt.Println("listed", each.Name(), each.IsDir())
 	}
 	given, err := os.ReadFile("/given")
 	fmt.Println("given:", string(given), err)
