@@ -220,7 +220,7 @@ def test_a_jump_into_an_instruction_meets_what_is_there(machine: Machine) -> Non
     assert (cpu.rip(), state(cpu)["YMM7"]) == (CODE + 4, 5)
 
 
-# SDM volume 2, CPUID: leaf 1, ECX bits 20, 23, 27 and 28; leaf 7, EBX bits 3, 5, 8 and 16; leaf 0DH.
+# SDM volume 2, CPUID: leaf 1, ECX bits 20, 23, 27, 28; leaf 7, EBX bits 3, 5, 8, 16; leaf 0DH.
 def test_cpuid_tells_of_nothing_that_is_refused(unicorn: Machine) -> None:
     def told(leaf: int, subleaf: int = 0) -> list[int]:
         ones = {"RBX": 2**64 - 1, "RDX": 2**64 - 1}
