@@ -107,8 +107,8 @@ def scenarios(
     number: int | None = None, place: Path | None = None, engine: str = UNICORN
 ) -> list[Scenario]:
     """All, by number, to be tried on an engine; or those that quote one. UsageError: none."""
-    paths = sorted((place or folder()).glob("[0-9]*.s"), key=lambda p: int(p.name.split("_")[0]))
-    found = [read(path, engine) for path in paths]
+    found = [read(path, engine) for path in sorted((place or folder()).glob("[0-9]*.s"))]
+    found.sort(key=lambda scenario: scenario.numbers)
     if number is None:
         return found
     chosen = [each for each in found if number in each.numbers]

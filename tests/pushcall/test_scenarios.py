@@ -43,6 +43,11 @@ def test_every_issue_has_its_example_and_no_other_is_quoted() -> None:
     assert sorted(quoted) == sorted(wanted)
 
 
+def test_they_are_ordered_by_the_first_number_that_each_quotes() -> None:
+    first = [each.numbers[0] for each in ALL]
+    assert first == sorted(first)
+
+
 @pytest.mark.parametrize("scenario", ALL, ids=lambda each: each.name.replace(" ", ""))
 def test_each_variant_comes_out_as_the_header_says(scenario: Scenario) -> None:
     assert len(scenario.cases) >= 2  # broken and mended at least
