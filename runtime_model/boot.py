@@ -276,7 +276,7 @@ def _lay_out(rt: Runtime, config: Config) -> None:
     rt.startingStackSize = config.stack_size
     rt.maxstacksize = config.max_stack
     rt.stackpool = stackpool.stackinit(rt, config.stacks)
-    rt.asyncPreemptStack = _async_preempt_stack(rt) if rt.version.asynchronous else 0
+    rt.asyncPreemptStack, rt.asyncPreempt2Stack = _async_preempt_stack(rt)
     rt.gomaxprocs = procs = config.procs + config.gc
     # One M for each P and one for sysmon; and where goroutines wait in system calls, one for each.
     waiting = min(config.goroutines, MAX_PROCS) if _waits(rt) else 0
@@ -310,14 +310,19 @@ def _waits(rt: Runtime) -> bool:
     return any("syscall.Syscall" in linker_name(source) for source in sources)
 
 
-def _async_preempt_stack(rt: Runtime) -> int:
-    """preempt.go's init: the frames' largest SP deltas and eight words for return PCs."""
-    total = 0
+def _async_preempt_stack(rt: Runtime) -> tuple[int, int]:
+    """preempt.go's init: the frames' largest SP deltas and eight words for return PCs.
+
+    And what asyncPreempt2 needs of that: its frame, and the return PC of its call of mcall.
+    """
+    if not rt.version.asynchronous:
+        return 0, 0
+    deltas = []
     for name in ("asyncPreempt", "asyncPreempt2"):
         function = rt.text.function(f"runtime.{name}")
         assert function is not None
-        total += max((r.value for r in function.spdelta.ranges), default=0)
-    return total + 8 * 8
+        deltas.append(max((r.value for r in function.spdelta.ranges), default=0))
+    return sum(deltas) + 8 * 8, deltas[1] + 8
 
 
 def _malg(rt: Runtime, name: str, low: int, size: int) -> int:

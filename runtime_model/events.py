@@ -52,6 +52,14 @@ class PushedCall(Event):
 
 
 @dataclass(slots=True, kw_only=True)
+class CallRuleBroken(Event):
+    """asyncPreempt called asyncPreempt2 against a rule of calls; `rule` says how."""
+
+    goid: int = 0
+    rule: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
 class StatusChanged(Event):
     """casgstatus."""
 

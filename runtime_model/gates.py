@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from emulator.fault import GuestStopped
 from emulator.memory import UnmappedError
 from runtime_model import mgc, newstack, proc, proc_freeze, proc_syscall, proc_sysmon, signal_unix
+from runtime_model.abi_internal import check_gate
 from runtime_model.runtime2 import _Gdead, _Gidle, _Grunnable
 
 if TYPE_CHECKING:
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 def add_gates(rt: Runtime) -> dict[str, int]:
     """Gives the runtime's machine all gates; where they are, by linker name."""
     return {
-        f"runtime.{name}": rt.machine.gate(name, _bind(rt, function))
+        f"runtime.{name}": rt.machine.gate(name, _bind(rt, name, function))
         for name, function in _GATES.items()
     }
 
 
-def _bind(rt: Runtime, function: Callable[[Runtime], int | None]) -> Callable[[Thread], int | None]:
+def _bind(
+    rt: Runtime, name: str, function: Callable[[Runtime], int | None]
+) -> Callable[[Thread], int | None]:
     def gate(thread: Thread) -> int | None:
         with rt.acting(thread):
             try:
+                check_gate(rt, thread, name)
                 return function(rt)
             except (signal_unix.FatalSignal, newstack.StackOverflow) as fatal:
                 going_on = proc_freeze.startpanic_m(rt, fatal) if rt.dying is not fatal else None

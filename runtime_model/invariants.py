@@ -22,6 +22,7 @@ from emulator.events import FrameBuilt, SignalReturned, SignalSent
 from emulator.fault import GuestStopped
 from emulator.linux.threads import ThreadState
 from runtime_model.events import (
+    CallRuleBroken,
     Descheduled,
     Entered,
     Executing,
@@ -133,6 +134,9 @@ class Invariants:
                 self._returned(event)
             case PushedCall():
                 self._pushed(event)
+            case CallRuleBroken():
+                text = f"asyncPreempt calls asyncPreempt2 {event.rule}"
+                self.fail(f"goroutine {event.goid}'s {text}", event.tid)
             case Resumed():
                 if event.losses:
                     lost = ", ".join(loss.register for loss in event.losses)

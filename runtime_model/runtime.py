@@ -71,6 +71,7 @@ class Runtime:
     policy: Policy
     watch: Watch
     asyncPreemptStack: int
+    asyncPreempt2Stack: int  # of it, bytes below the return PC of the call of asyncPreempt2
     stackGuard: int
     stackNosplit: int  # _StackLimit up to 1.19
     startingStackSize: int

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emulator.events import Event, Faulted, FrameBuilt
-from runtime_model.events import Entered, GoroutineExited, Loss, PushedCall, Resumed
+from runtime_model.abi_internal import broken_by_trampoline
+from runtime_model.events import (
+    CallRuleBroken,
+    Entered,
+    GoroutineExited,
+    Loss,
+    PushedCall,
+    Resumed,
+)
 from runtime_model.losses import memory_losses
 from runtime_model.poison import Poison
 from runtime_model.preempt_xreg import poison_scratch
@@ -56,6 +64,7 @@ class Watch:
             for instruction in function.instructions
         }
         self._goexit = rt.symbol("goexit") + 1
+        self._asyncPreempt2 = rt.symbol("asyncPreempt2") if rt.version.asynchronous else 0
         rt.machine.observer = self
         rt.machine.events.subscribe(self.listen)
         rt.preemption_poison = self.poison
@@ -113,6 +122,20 @@ class Watch:
         if name is not None and name != self._function.get(thread.tid):
             self._function[thread.tid] = name
             self.rt.machine.events.emit(Entered(tid=thread.tid, pc=rip, function=name))
+            if rip == self._asyncPreempt2:
+                self._look_at_call(thread)
+
+    def _look_at_call(self, thread: Thread) -> None:
+        """The rules of calls, where asyncPreempt has just called asyncPreempt2."""
+        rt = self.rt
+        address = rt.getg_of(thread)
+        record = self.preempted.get(address)
+        if record is None:
+            return  # a program of the user's calls it
+        called = rt.machine.registers(thread)
+        for rule in broken_by_trampoline(rt, record.registers, called):
+            goid = rt.g(address).goid
+            rt.machine.events.emit(CallRuleBroken(tid=thread.tid, goid=goid, rule=rule))
 
     def entered(self, thread: Thread) -> None:
         """User code came into the runtime: stepping says where."""

@@ -17,8 +17,12 @@
 
 TEXT runtime·asyncPreempt2(SB), NOSPLIT, $FRAME-0
 	NO_LOCAL_POINTERS
+	// The ABI0 wrapper's part: g in R14, X15 zero.
 	get_tls(CX)
 	MOVQ	g(CX), R14
+#ifdef go1_17
+	XORPS	X15, X15
+#endif
 #ifdef go1_26
 	// mcall(func1): xRegSave, then preemptPark or gopreempt_m.
 	MOVQ	$runtime·asyncPreempt2·func1·f(SB), AX

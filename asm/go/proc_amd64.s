@@ -126,8 +126,12 @@ woken:
 // func Gosched(): for snippets that yield by themselves.
 TEXT runtime·Gosched(SB), NOSPLIT, $8-0
 	NO_LOCAL_POINTERS
+	// The ABI0 wrapper's part: g in R14, X15 zero.
 	get_tls(CX)
 	MOVQ	g(CX), R14
+#ifdef go1_17
+	XORPS	X15, X15
+#endif
 	MOVQ	$runtime·gosched_m·f(SB), AX
 	MOVQ	AX, 0(SP)
 	CALL	runtime·mcall(SB)

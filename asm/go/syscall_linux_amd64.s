@@ -2,6 +2,7 @@
 // exitsyscall where there is no P to go on with (runtime/proc.go). Decisions are gates into Python.
 
 #include "go_asm.h"
+#include "go_tls.h"
 #include "textflag.h"
 #include "funcdata.h"
 
@@ -31,6 +32,12 @@ leave:
 
 TEXT runtime·exitsyscall(SB), NOSPLIT, $16-0
 	NO_LOCAL_POINTERS
+	// The ABI0 wrapper's part: g in R14, X15 zero.
+	get_tls(CX)
+	MOVQ	g(CX), R14
+#ifdef go1_17
+	XORPS	X15, X15
+#endif
 	CALL	runtime·exitsyscall·fast(SB)	// AX = the func value to call without a P, or 0
 	TESTQ	AX, AX
 	JEQ	done

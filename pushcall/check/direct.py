@@ -29,7 +29,9 @@ from emulator.fault import GuestFault, GuestStopped
 from emulator.frames import poison
 from pushcall.check.verdict import Boundary, CheckResult
 from pushcall.snippet.crash import place
+from pushcall.snippet.text import call_rule_broken
 from runtime_model.events import (
+    CallRuleBroken,
     Descheduled,
     Loss,
     Resumed,
@@ -293,8 +295,8 @@ class Direct:
         else:
             self._count_point()
             losses = self._resumed.losses if self._resumed is not None else []
-            if self.descheduled > descheduled + 1 and _TWICE not in self.result.findings:
-                self.result.findings.append(_TWICE)
+            if self.descheduled > descheduled + 1:
+                self._find(_TWICE)
         if ended:
             losses = [Loss(register="RIP", before=before["RIP"], after=0)]
         for loss in losses:
@@ -343,6 +345,8 @@ class Direct:
     def _listen(self, event: Event) -> None:
         if isinstance(event, Resumed):
             self._resumed = event
+        elif isinstance(event, CallRuleBroken) and self._injecting:
+            self._find(call_rule_broken(event))
         elif isinstance(event, Descheduled) and self._injecting:
             self.descheduled += event.why == "preempted"
         elif isinstance(event, SafePointVerdict) and not event.safe and self._injecting:
@@ -366,6 +370,10 @@ class Direct:
         resume = before["RIP"] if before is not None else boundary.place.pc
         self._lose(boundary, Loss(register="RIP", before=resume, after=rip), str(stopped))
         self._repair()
+
+    def _find(self, finding: str) -> None:
+        if finding not in self.result.findings:
+            self.result.findings.append(finding)
 
     def _lose(self, boundary: Boundary, loss: Loss, note: str = "") -> None:
         if self._counted:

@@ -167,7 +167,9 @@ class Workshop:
             self.code: list[Line] = rewrite.lines(function)
         except rewrite.CannotRewriteError as error:
             raise BadProgramError(str(error)) from None
-        self.contract = Contract(version, rt.layout, rt.asyncPreemptStack, callee.address)
+        self.contract = Contract(
+            version, rt.layout, rt.asyncPreemptStack, callee.address, rt.asyncPreempt2Stack
+        )
         self.mutations: list[Mutation] = list(mutations(self.code))
         side.begin()
         self.start = side.start()

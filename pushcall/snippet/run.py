@@ -15,10 +15,12 @@ from emulator.fault import BudgetExhausted, GuestStopped
 from pushcall.snippet.crash import Crash, describe
 from pushcall.snippet.event_json import event_json, registers_json
 from pushcall.snippet.path import FirstPreemption
+from pushcall.snippet.text import call_rule_broken
 from pushcall.usage import UsageError
 from runtime_model.assembly import linker_name
 from runtime_model.boot import boot
 from runtime_model.events import (
+    CallRuleBroken,
     Descheduled,
     Executing,
     ExitedSyscall,
@@ -87,6 +89,7 @@ class Outcome:
     starved: bool = False  # the budget ran out: somebody may have waited in vain
     expected: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # expectations that do not hold
+    findings: list[str] = field(default_factory=list)  # rules of calls that asyncPreempt broke
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,7 +108,7 @@ class Outcome:
         """0 all held, 1 something was found, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.exit != 0 or self.losses or self.failed else 0
+        return 1 if self.exit != 0 or self.losses or self.failed or self.findings else 0
 
 
 class Collector:
@@ -139,6 +142,10 @@ class Collector:
                 out.resumed += 1
                 if event.losses and len(out.losses) < MAX_LOSSES:
                     out.losses.append(event)
+            case CallRuleBroken():
+                finding = call_rule_broken(event)
+                if finding not in out.findings:
+                    out.findings.append(finding)
             case Executing():
                 self._running[event.m] = Slice(event.goid, event.m, event.p, event.time)
                 out.slices.append(self._running[event.m])
@@ -320,6 +327,8 @@ def to_json(rt: Runtime, out: Outcome) -> dict[str, Any]:
         ],
         "failed": out.failed,
     }
+    if out.findings:
+        document["findings"] = out.findings
     if out.crash is not None:
         document["crash"] = out.crash.to_json()
     if out.events:

@@ -15,6 +15,7 @@ from emulator import extended
 from emulator.events import Event, FrameBuilt, SignalReturned, SystemCall, Unrecorded
 from pushcall.snippet.crash import Place, place
 from runtime_model.events import (
+    CallRuleBroken,
     Descheduled,
     Entered,
     Executing,
@@ -99,6 +100,8 @@ def describe(rt: Running, event: Event) -> list[str]:  # one case for each kind
             return stack_drawing(rt, event)
         case SignalReturned():
             return [f"goes on at {where(place(rt, event.pc))} with RSP {event.rsp:#x}"]
+        case CallRuleBroken():
+            return [call_rule_broken(event)]
         case StatusChanged():
             return [f"G{event.goid}: {status_name(event.old)} → {status_name(event.new)}"]
         case Queued():
@@ -167,6 +170,11 @@ def resumed(rt: Running, event: Resumed) -> list[str]:
     if event.losses:
         return lines + [f"LOST {loss_text(loss)}" for loss in event.losses]
     return [*lines, "every register and the stack are as they were"]
+
+
+def call_rule_broken(event: CallRuleBroken) -> str:
+    """The finding: what is wrong with a trampoline's call."""
+    return f"asyncPreempt calls asyncPreempt2 {event.rule}"
 
 
 def loss_text(loss: Loss) -> str:
@@ -309,7 +317,7 @@ def totals(rt: Runtime, out: Outcome) -> Iterable[str]:
         for line in out.crash.lines():
             yield f"! {line}"
         yield from starvation(rt, out)
-    for text in out.failed:
+    for text in [*out.failed, *out.findings]:
         yield f"! {text}"
     if out.losses:
         yield f"! {len(out.losses)} of {out.resumed} preemptions lost state:"

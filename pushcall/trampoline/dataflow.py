@@ -238,7 +238,7 @@ class Machine:
 
 # x87 and other state that is not followed, and what may fault for a reason of its own.
 _UNMODELLED: Final = (
-    "F", "XSAVE", "XRSTOR", "WAIT", "EMMS", "ENTER", "SYSCALL", "INT", "UD", "DIV", "IDIV",
+    "F", "XSAVE", "XRSTOR", "WAIT", "EMMS", "ENTER", "SYSCALL", "STD", "INT", "UD", "DIV", "IDIV",
     "V", "K", "MOVAPS", "MOVAPD", "MOVDQA",
 )  # fmt: skip
 
@@ -249,6 +249,14 @@ _numbers: Final[dict[tuple[Hashable, ...], int]] = {}
 def _computed(inputs: tuple[Hashable, ...]) -> tuple[str, int]:
     """A name for a function of these inputs: the same inputs have the same name, however deep."""
     return ("computed", _numbers.setdefault(inputs, len(_numbers)))
+
+
+def is_computed(byte: Byte) -> bool:
+    """Whether a byte is what some instruction computes, neither moved nor loaded."""
+    value = byte.value
+    while isinstance(value, tuple) and value and value[0] != "computed":
+        value = value[0]
+    return isinstance(value, tuple) and bool(value)
 
 
 def _operands(insn: Any, kind: int) -> list[int]:

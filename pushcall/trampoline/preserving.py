@@ -2,7 +2,8 @@
 
 The contract (runtime/preempt.go, preempt_amd64.s): asyncPreempt is entered with the interrupted PC
 pushed, calls asyncPreempt2 once, and returns to that PC with every register, flag and the
-stack from the interrupted RSP up as they were. Of asyncPreempt2 nothing is known but what every
+stack from the interrupted RSP up as they were. The call keeps the rules of calls
+(runtime_model/abi_internal.py). Of asyncPreempt2 nothing is known but what every
 version keeps for its caller: RSP, RBP, MXCSR, the stack above the call; since 1.26 also g in R14,
 and what lay in p.xRegs.scratch lies in the block that p.xRegs.cache of the P that it is on then
 points to (preempt_xreg.go). The trampoline may write to the dead stack below the interrupted RSP,
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from asm.rewrite import iced
-from pushcall.trampoline.dataflow import Machine, Memory, State, entry
+from pushcall.trampoline.dataflow import Machine, Memory, State, entry, is_computed
 from pushcall.trampoline.symbols import WIDTHS, Byte, Bytes, Sum, UnknownError, bytes_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ class Contract:
     layout: Layout
     room: int  # bytes below the interrupted RSP that it may use
     callee: int  # the address of asyncPreempt2
+    callee_room: int  # of them, what that needs below the return PC of its call
+
+    @property
+    def lowest(self) -> int:
+        """The lowest byte of the stack that is its own, from RSP at entry: the PC is pushed."""
+        return 8 - self.room
 
 
 class _Objects(Memory):
@@ -76,7 +83,7 @@ class _Objects(Memory):
     def unwritten(self, at: Sum) -> Byte:
         distance = signed(at.distance)
         if at.origin == "RSP":
-            if not -self.contract.room <= distance < 0:
+            if not self.contract.lowest <= distance < 0:
                 raise UnknownError(
                     f"reads the stack at RSP{distance:+}: the interrupted function's"
                 )
@@ -99,7 +106,7 @@ class _Objects(Memory):
 
     def check_store(self, at: Sum) -> None:
         distance = signed(at.distance)
-        if at.origin == "RSP" and -self.contract.room <= distance < 8:
+        if at.origin == "RSP" and self.contract.lowest <= distance < 8:
             return
         if self.block:
             if at.origin == ("p", self.epoch) and 0 <= distance - self.scratch < self.block:
@@ -190,7 +197,7 @@ def _step(
             path.decisions[question] = True
         return target if path.decisions[question] else index + 1
     if insn.flow_control == flow.CALL and insn.near_branch_target == contract.callee:
-        _call(machine, path)
+        _call(machine, path, contract)
         return index + 1
     if insn.flow_control == flow.RETURN and insn.mnemonic == module.Mnemonic.RET:
         if machine.pop(8) != _PC:
@@ -203,7 +210,22 @@ def _step(
     raise UnknownError(f"{insn}: leads out of the trampoline")
 
 
-def _call(machine: Machine, path: Path) -> None:
+def _check_call(state: State, contract: Contract) -> None:
+    """The rules of a call, as abi_internal.broken_by_trampoline has them; RSP is before it."""
+    depth = signed(state.pointer("RSP").distance)
+    if depth % 8:
+        raise UnknownError("calls asyncPreempt2 with RSP not a multiple of 8")
+    if depth - 8 - contract.callee_room < contract.lowest:
+        raise UnknownError("calls asyncPreempt2 too deep in the stack")
+    start = entry().registers
+    if state.registers["MXCSR"] != start["MXCSR"]:
+        raise UnknownError("calls asyncPreempt2 with another MXCSR")
+    direction = state.registers["RFLAGS"][1]  # DF is bit 10; arithmetic leaves it
+    if direction != start["RFLAGS"][1] and not is_computed(direction):
+        raise UnknownError("calls asyncPreempt2 with another DF")
+
+
+def _call(machine: Machine, path: Path, contract: Contract) -> None:
     """asyncPreempt2, under its contract."""
     state, objects = path.state, path.objects
     if path.at_call is not None:
@@ -214,6 +236,7 @@ def _call(machine: Machine, path: Path) -> None:
     rsp = state.pointer("RSP")
     if rsp.origin != "RSP":
         raise UnknownError("calls asyncPreempt2 on another stack")
+    _check_call(state, contract)
     if objects.block:
         scratch = Sum(("p", 0), objects.scratch)
         for n in range(objects.block):

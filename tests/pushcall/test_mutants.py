@@ -263,6 +263,58 @@ def test_a_set_direction_flag_loses_rflags(go: str) -> None:
     assert result.losses[0].before ^ result.losses[0].after == 0x400
 
 
+# What holds at calls besides what is kept (abi-internal.md, amd64: stack layout, flags, MXCSR), and
+# asyncPreemptStack (preempt.go). All of these restore every register.
+CALL = r"CALL runtime·asyncPreempt2\(SB\)"
+CALLS = {
+    "STD; CALL runtime·asyncPreempt2(SB)": "with DF set, which is clear at every call",
+    "SUBQ $4, SP; CALL runtime·asyncPreempt2(SB); ADDQ $4, SP": (
+        "with RSP not a multiple of 8, which it is at every call"
+    ),
+    # 0x3f80: rounds down.
+    "SUBQ $8, SP; STMXCSR 0(SP); MOVL $0x3f80, 4(SP); LDMXCSR 4(SP); "
+    "CALL runtime·asyncPreempt2(SB); LDMXCSR 0(SP); ADDQ $8, SP": (
+        "with other control bits in MXCSR than at every call"
+    ),
+    "SUBQ $48, SP; CALL runtime·asyncPreempt2(SB); ADDQ $48, SP": "too deep in the stack: both",
+}
+
+
+@pytest.mark.parametrize("call", CALLS, ids=CALLS.__getitem__)
+@pytest.mark.parametrize("go", FAMILIES)
+def test_a_call_against_the_rules_of_calls_is_found(go: str, call: str) -> None:
+    result = judge(go, edited(TEXTS[go], CALL, call))
+    assert result.losses == []
+    (finding,) = result.findings
+    assert finding.startswith(f"asyncPreempt calls asyncPreempt2 {CALLS[call]}")
+    assert result.status == 1
+
+
+@pytest.mark.parametrize("go", FAMILIES)
+def test_mxcsr_and_df_as_go_has_them_at_calls_are_no_finding(go: str) -> None:
+    call = (
+        "SUBQ $8, SP; STMXCSR 0(SP); MOVL $0x1f80, 4(SP); LDMXCSR 4(SP); CLD; "
+        "CALL runtime·asyncPreempt2(SB); LDMXCSR 0(SP); ADDQ $8, SP"
+    )
+    snippet = SNIPPET.replace("\tMOVQ\t$4, CX\n", "\tMOVQ $4, CX; STD\n")
+    assert snippet != SNIPPET
+    assert judge(go, edited(TEXTS[go], CALL, call), snippet).ok
+
+
+@pytest.mark.parametrize("go", FAMILIES)
+def test_a_frame_that_the_sp_table_does_not_know_is_too_deep(go: str) -> None:
+    # Go's assembler follows PUSH, POP and ADJSP; with SUBQ in its place the runtime's own init
+    # makes asyncPreemptStack 104 in place of 472 (a Go 1.22 built so, asked for the variable).
+    text = TEXTS[go].replace("ADJSP $-", "ADDQ SP, $").replace("ADJSP $", "SUBQ SP, $")
+    text = re.sub(r"(ADDQ|SUBQ) SP, (\$\d+)", r"\1 \2, SP", text)
+    result = judge(go, text)
+    assert result.losses == []
+    (finding,) = result.findings
+    assert "too deep in the stack" in finding
+    if go == "1.22":
+        assert finding.endswith("asyncPreemptStack is 104")
+
+
 @pytest.mark.parametrize("go", FAMILIES)
 def test_a_stray_trampoline_loses_rip(go: str) -> None:
     result = judge(go, edited(TEXTS[go], "RET", "JMP AX"))
