@@ -89,14 +89,7 @@ class CodeMarks:
 
     def code(self, address: int) -> bytes:
         """The bytes at address that one instruction can have, fewer where memory ends."""
-        code = b""
-        while len(code) < fence.MAX_LENGTH:
-            region = self.memory.find(address + len(code))
-            if region is None:
-                break
-            start = address + len(code) - region.start
-            code += region.view[start : start + fence.MAX_LENGTH - len(code)]
-        return code
+        return self.memory.read_some(address, fence.MAX_LENGTH)
 
     def examine(self, address: int, length: int) -> int:
         """The marks of an instruction that was not examined yet, without EXAMINED.

@@ -224,6 +224,17 @@ class Memory:
         view, offset = self.locate(address, size)
         return bytes(view[offset : offset + size])
 
+    def read_some(self, address: int, most: int) -> bytes:
+        """As many bytes as there are, up to `most`: fewer where memory ends."""
+        found = b""
+        while len(found) < most:
+            region = self.find(address + len(found))
+            if region is None:
+                break
+            start = address + len(found) - region.start
+            found += region.view[start : start + most - len(found)]
+        return found
+
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Writes bytes; code that an engine has translated must be flushed by the engine."""
         view, offset = self.locate(address, len(data))

@@ -38,7 +38,7 @@ from runtime_model.events import (
     Resumed,
 )
 from runtime_model.losses import memory_losses
-from runtime_model.runtime2 import G, M, P
+from runtime_model.runtime2 import G, M, Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ class Entered:
     m: int
 
 
-class Booted:
+class Booted(Views):
     """A machine with a Go executable at its entry, and views of its runtime.
 
     Raises ElfError for what cannot be loaded.
@@ -166,18 +166,6 @@ class Booted:
         """The address of that g, 0 for none."""
         g = self.getg(thread)
         return 0 if g is None else g.address
-
-    def g(self, address: int) -> G:
-        """The view of a g."""
-        return G(self.memory, self.layout, address)
-
-    def m(self, address: int) -> M:
-        """The view of an m."""
-        return M(self.memory, self.layout, address)
-
-    def p(self, address: int) -> P:
-        """The view of a p."""
-        return P(self.memory, self.layout, address)
 
     def ms(self) -> Iterator[M]:
         """The Ms of threads that have a g."""
@@ -380,9 +368,9 @@ class Booted:
             PreemptRequested(
                 tid=event.tid,
                 pc=event.pc,
-                p=P(self.memory, self.layout, mp.p).id if mp is not None and mp.p else 0,
+                p=self.p(mp.p).id if mp is not None and mp.p else 0,
                 target_m=mp.id if mp is not None else -1,
-                target_g=G(self.memory, self.layout, curg).goid if curg else 0,
+                target_g=self.g(curg).goid if curg else 0,
                 why=why.removeprefix("runtime."),
                 asynchronous=True,
             )

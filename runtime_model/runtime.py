@@ -16,7 +16,7 @@ from emulator.memory import UnmappedError
 from emulator.registers import ARITHMETIC_FLAGS
 from runtime_model.events import Entered
 from runtime_model.poison import GENERAL_PART, STACK_POISON, VECTOR_PART, Poison
-from runtime_model.runtime2 import G, M, P, Sched
+from runtime_model.runtime2 import G, M, Sched, Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def named(
     return functools.update_wrapper(enter, function)
 
 
-class Runtime:
+class Runtime(Views):
     """One booted runtime. All of its state lies in `memory`; this holds addresses and rules."""
 
     machine: Machine
@@ -112,18 +112,6 @@ class Runtime:
         return self.user
 
     # Views.
-
-    def g(self, address: int) -> G:
-        """The g at an address."""
-        return G(self.memory, self.layout, address)
-
-    def m(self, address: int) -> M:
-        """The m at an address."""
-        return M(self.memory, self.layout, address)
-
-    def p(self, address: int) -> P:
-        """The p at an address."""
-        return P(self.memory, self.layout, address)
 
     def ms(self) -> Iterator[M]:
         """All Ms."""

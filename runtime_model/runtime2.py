@@ -222,3 +222,22 @@ class Sched(View):
     gcwaiting = Field("gcwaiting", size=1)
     stopwait = Field("stopwait", size=4)
     safePointWait = Field("safePointWait", size=4)
+
+
+class Views:
+    """Whatever has a memory with g, m and p in it, and their layout."""
+
+    memory: Memory
+    layout: Layout
+
+    def g(self, address: int) -> G:
+        """The g at an address."""
+        return G(self.memory, self.layout, address)
+
+    def m(self, address: int) -> M:
+        """The m at an address."""
+        return M(self.memory, self.layout, address)
+
+    def p(self, address: int) -> P:
+        """The p at an address."""
+        return P(self.memory, self.layout, address)

@@ -8,11 +8,14 @@ fails is printed as one command that does the same.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,6 +29,7 @@ from hypothesis.stateful import (
 from emulator.fault import GuestStopped
 from emulator.memory import Prot
 from pushcall.api import program
+from pushcall.cli import main as cli
 from runtime_model.boot import boot
 from runtime_model.events import GoroutineExited
 from runtime_model.invariants import Invariants
@@ -254,3 +258,12 @@ def failing_command(count: int, **given: Any) -> tuple[str, str]:
     finally:
         started.cache_clear()
     return "", ""
+
+
+def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a printed command, run in this process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)

@@ -314,7 +314,7 @@ class NativeCpu:
             recorder.collect()
         self._bring()
         recorder.note_registers(self._state)
-        for access in accesses(self._code(self._rip), self._state):
+        for access in accesses(self.memory.read_some(self._rip, fence.MAX_LENGTH), self._state):
             if access.writes:
                 for start, size in self._writable(access.address, access.size):
                     recorder.note_store(start, size)
@@ -342,7 +342,7 @@ class NativeCpu:
         if region is None or not region.prot & Prot.EXEC:
             nature = FaultKind.FETCH if region is None else FaultKind.FETCH_PROTECTED
             return _Place(Kind.PLAIN, armed=reason, objection=Fault(nature, rip, rip))
-        code = self._code(rip)
+        code = self.memory.read_some(rip, fence.MAX_LENGTH)
         kind = classify(code)
         objection = None
         if rip in self._refused:
@@ -358,22 +358,11 @@ class NativeCpu:
             self._known[rip] = place
         return place
 
-    def _code(self, rip: int) -> bytes:
-        """The bytes that one instruction can have, fewer where memory ends."""
-        code = b""
-        while len(code) < fence.MAX_LENGTH:
-            region = self.memory.find(rip + len(code))
-            if region is None:
-                break
-            start = rip + len(code) - region.start
-            code += region.view[start : start + fence.MAX_LENGTH - len(code)]
-        return code
-
     def _instead(self, results: dict[str, int]) -> None:
         """Executes the instruction at RIP by writing its results."""
         from emulator.disassembly import disassemble
 
-        size = disassemble(self._code(self._rip), self._rip, 1)[0].size
+        size = disassemble(self.memory.read_some(self._rip, fence.MAX_LENGTH), self._rip, 1)[0].size
         self._bring()
         self._inside = False
         for name, value in results.items():
@@ -384,7 +373,7 @@ class NativeCpu:
 
     def _draw(self) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
-        instruction = fence.random(self._code(self._rip))
+        instruction = fence.random(self.memory.read_some(self._rip, fence.MAX_LENGTH))
         self._bring()
         name = GENERAL[instruction.register]
         value = self._random.getrandbits(instruction.bits)
@@ -423,14 +412,14 @@ class NativeCpu:
     def _name(self) -> str:
         """The instruction at RIP, with the addresses of its operands that are in memory."""
         self._bring()
-        code = self._code(self._rip)
+        code = self.memory.read_some(self._rip, fence.MAX_LENGTH)
         places = ", ".join(f"{each.address:#x}" for each in accesses(code, self._state))
         return fence.name(code, self._rip) + (f": at {places}" if places else "")
 
     def _page_fault(self, address: int) -> Fault:
         self._bring()
         rip, region = self._rip, self.memory.find(address)
-        code = self._code(rip)
+        code = self.memory.read_some(rip, fence.MAX_LENGTH)
         executable = region is not None and region.prot & Prot.EXEC
         if rip <= address < rip + fence.MAX_LENGTH and not executable:
             kind = FaultKind.FETCH if region is None else FaultKind.FETCH_PROTECTED

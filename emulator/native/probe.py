@@ -7,7 +7,12 @@ addressed without a register; it has a stack of its own there.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from emulator.registers import LAYOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONTROL: Final = 0x1FF0_0000  # below 2 GiB, so that it can be addressed without a register
 BLOCK: Final = CONTROL + 0x200
@@ -17,9 +22,57 @@ CODE: Final = 0x2000_0000
 # Words of the control page.
 TARGET, LEFT, START, CODE_SIZE, MAP, RECORD = 3, 5, 7, 8, 9, 12
 
+_XMM: Final = tuple(f"XMM{n}" for n in range(16))
+_GENERAL: Final = (
+    "RAX", "RCX", "RDX", "RBX", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13",
+)  # fmt: skip
+_USED: Final = ("RAX", "RCX", "RDX", "RSI", "RDI", "R8", "R9", "R10")
+
+
+def _each(registers: Sequence[str], *lines: str) -> str:
+    """Lines for each register, {register} by name, {frame} and {block} its places in memory."""
+    return "".join(
+        f"        {line}\n".format(
+            register=name.lower(), frame=LAYOUT[name][0], block=f"{BLOCK + LAYOUT[name][0]:#x}"
+        )
+        for name in registers
+        for line in lines
+    )
+
+
+_SAVE: Final = _each(_GENERAL, "mov [r14 + {frame}], {register}")
+_SAVE_VECTORS: Final = _each(_XMM, "movups [r14 + {frame}], {register}")
+_LOAD: Final = _each(_USED, "mov {register}, [r14 + {frame}]")
+_LOAD_VECTORS: Final = _each(_XMM[:11], "movups {register}, [r14 + {frame}]")
+_STOP: Final = _each((*_GENERAL, "R14", "R15"), "mov [{block}], {register}")
+_STOP_VECTORS: Final = _each(_XMM, "movups [{block}], {register}")
+# The general registers by twos, in XMM0 to XMM7, as they lie in a frame.
+_PAIRS: Final = "".join(
+    f"        movq xmm{n}, {low}\n        movq xmm8, {high}\n        punpcklqdq xmm{n}, xmm8\n"
+    for n, (low, high) in enumerate(
+        (
+            ("rax", "rcx"), ("rdx", "rbx"), ("qword ptr [0x1ff00000]", "rbp"), ("rsi", "rdi"),
+            ("r8", "r9"), ("r10", "r11"), ("r12", "r13"),
+            ("qword ptr [0x1ff00010]", "qword ptr [0x1ff00030]"),
+        )
+    )
+)  # fmt: skip
+# FS_BASE to ST7, as they were when the copy of the code was entered; MXCSR comes behind this.
+_COPIES: Final = "".join(
+    f"        movups xmm8, [{BLOCK + at:#x}]\n        movups [r14 + {at}], xmm8\n"
+    for at in range(144, LAYOUT["XMM0"][0], 16)
+)
+# XMM9 has a bit set where four bytes are the poison's, which XMM8 holds.
+_LIKE_GENERAL: Final = _each(
+    _XMM[1:8], "movdqa xmm10, xmm8", "pcmpeqd xmm10, {register}", "por xmm9, xmm10"
+)
+_LIKE_VECTORS: Final = _each(
+    _XMM, "movups xmm10, [r14 + {frame}]", "pcmpeqd xmm10, xmm8", "por xmm9, xmm10"
+)
+
 # enter: a boundary; [rsp] is where its instruction stands, [rsp + 8] its PC. leave: stops before
 # it. dispatch: goes on where TARGET says.
-PROBE_TEXT: Final = """
+PROBE_TEXT: Final = f"""
     enter:
         pushfq
         dec     qword ptr [0x1ff00028]      ; LEFT
@@ -28,59 +81,9 @@ PROBE_TEXT: Final = """
         mov     [0x1ff00030], r15
         mov     r15, [0x1ff00060]           ; RECORD
         mov     r14, [r15 + 40]             ; NEXT
-        mov     [r14], rax
-        mov     [r14 + 8], rcx
-        mov     [r14 + 16], rdx
-        mov     [r14 + 24], rbx
-        mov     [r14 + 40], rbp
-        mov     [r14 + 48], rsi
-        mov     [r14 + 56], rdi
-        mov     [r14 + 64], r8
-        mov     [r14 + 72], r9
-        mov     [r14 + 80], r10
-        mov     [r14 + 88], r11
-        mov     [r14 + 96], r12
-        mov     [r14 + 104], r13
-        movups  [r14 + 304], xmm0
-        movups  [r14 + 320], xmm1
-        movups  [r14 + 336], xmm2
-        movups  [r14 + 352], xmm3
-        movups  [r14 + 368], xmm4
-        movups  [r14 + 384], xmm5
-        movups  [r14 + 400], xmm6
-        movups  [r14 + 416], xmm7
-        movups  [r14 + 432], xmm8
-        movups  [r14 + 448], xmm9
-        movups  [r14 + 464], xmm10
-        movups  [r14 + 480], xmm11
-        movups  [r14 + 496], xmm12
-        movups  [r14 + 512], xmm13
-        movups  [r14 + 528], xmm14
-        movups  [r14 + 544], xmm15
-        movq    xmm0, rax
-        movq    xmm8, rcx
-        punpcklqdq xmm0, xmm8
-        movq    xmm1, rdx
-        movq    xmm8, rbx
-        punpcklqdq xmm1, xmm8
-        movq    xmm2, qword ptr [0x1ff00000]
-        movq    xmm8, rbp
-        punpcklqdq xmm2, xmm8
-        movq    xmm3, rsi
-        movq    xmm8, rdi
-        punpcklqdq xmm3, xmm8
-        movq    xmm4, r8
-        movq    xmm8, r9
-        punpcklqdq xmm4, xmm8
-        movq    xmm5, r10
-        movq    xmm8, r11
-        punpcklqdq xmm5, xmm8
-        movq    xmm6, r12
-        movq    xmm8, r13
-        punpcklqdq xmm6, xmm8
-        movq    xmm7, qword ptr [0x1ff00010]
-        movq    xmm8, qword ptr [0x1ff00030]
-        punpcklqdq xmm7, xmm8
+{_SAVE}\
+{_SAVE_VECTORS}\
+{_PAIRS}\
         pop     rdi
         mov     [r14 + 136], rdi
         mov     r8, [0x1ff00000]            ; RSP
@@ -91,26 +94,7 @@ PROBE_TEXT: Final = """
         mov     [r14 + 112], r9
         mov     [r14 + 120], r10
         mov     [r14 + 128], rsi
-        movups  xmm8, [0x1ff00290]
-        movups  [r14 + 144], xmm8
-        movups  xmm8, [0x1ff002a0]
-        movups  [r14 + 160], xmm8
-        movups  xmm8, [0x1ff002b0]
-        movups  [r14 + 176], xmm8
-        movups  xmm8, [0x1ff002c0]
-        movups  [r14 + 192], xmm8
-        movups  xmm8, [0x1ff002d0]
-        movups  [r14 + 208], xmm8
-        movups  xmm8, [0x1ff002e0]
-        movups  [r14 + 224], xmm8
-        movups  xmm8, [0x1ff002f0]
-        movups  [r14 + 240], xmm8
-        movups  xmm8, [0x1ff00300]
-        movups  [r14 + 256], xmm8
-        movups  xmm8, [0x1ff00310]
-        movups  [r14 + 272], xmm8
-        movups  xmm8, [0x1ff00320]
-        movups  [r14 + 288], xmm8
+{_COPIES}\
         stmxcsr [r14 + 160]
         mov     rax, [r15 + 72]             ; INDEX
         mov     [r14 + 584], rax
@@ -128,75 +112,8 @@ PROBE_TEXT: Final = """
         punpcklqdq xmm8, xmm8
         movdqa  xmm9, xmm8
         pcmpeqd xmm9, xmm0
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm1
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm2
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm3
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm4
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm5
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm6
-        por     xmm9, xmm10
-        movdqa  xmm10, xmm8
-        pcmpeqd xmm10, xmm7
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 304]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 320]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 336]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 352]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 368]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 384]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 400]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 416]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 432]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 448]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 464]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 480]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 496]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 512]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 528]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
-        movups  xmm10, [r14 + 544]
-        pcmpeqd xmm10, xmm8
-        por     xmm9, xmm10
+{_LIKE_GENERAL}\
+{_LIKE_VECTORS}\
         pmovmskb eax, xmm9
         test    eax, eax
         jz      unlike
@@ -260,25 +177,8 @@ PROBE_TEXT: Final = """
         add     cl, 0x7f                    ; OF
         sahf
     loaded:
-        movups  xmm0, [r14 + 304]
-        movups  xmm1, [r14 + 320]
-        movups  xmm2, [r14 + 336]
-        movups  xmm3, [r14 + 352]
-        movups  xmm4, [r14 + 368]
-        movups  xmm5, [r14 + 384]
-        movups  xmm6, [r14 + 400]
-        movups  xmm7, [r14 + 416]
-        movups  xmm8, [r14 + 432]
-        movups  xmm9, [r14 + 448]
-        movups  xmm10, [r14 + 464]
-        mov     rax, [r14]
-        mov     rcx, [r14 + 8]
-        mov     rdx, [r14 + 16]
-        mov     rsi, [r14 + 48]
-        mov     rdi, [r14 + 56]
-        mov     r8, [r14 + 64]
-        mov     r9, [r14 + 72]
-        mov     r10, [r14 + 80]
+{_LOAD_VECTORS}\
+{_LOAD}\
         mov     r15, [0x1ff00030]
         mov     r14, [0x1ff00010]
         mov     rsp, [0x1ff00000]           ; RSP
@@ -295,41 +195,12 @@ PROBE_TEXT: Final = """
         add     qword ptr [r15 + 112], 8    ; ODD
         jmp     done
     stop:
-        mov     [0x1ff00200], rax
-        mov     [0x1ff00208], rcx
-        mov     [0x1ff00210], rdx
-        mov     [0x1ff00218], rbx
-        mov     [0x1ff00228], rbp
-        mov     [0x1ff00230], rsi
-        mov     [0x1ff00238], rdi
-        mov     [0x1ff00240], r8
-        mov     [0x1ff00248], r9
-        mov     [0x1ff00250], r10
-        mov     [0x1ff00258], r11
-        mov     [0x1ff00260], r12
-        mov     [0x1ff00268], r13
-        mov     [0x1ff00270], r14
-        mov     [0x1ff00278], r15
+{_STOP}\
         mov     rax, [0x1ff00000]           ; RSP
         mov     [0x1ff00220], rax
         pop     rax
         mov     [0x1ff00288], rax
-        movups  [0x1ff00330], xmm0
-        movups  [0x1ff00340], xmm1
-        movups  [0x1ff00350], xmm2
-        movups  [0x1ff00360], xmm3
-        movups  [0x1ff00370], xmm4
-        movups  [0x1ff00380], xmm5
-        movups  [0x1ff00390], xmm6
-        movups  [0x1ff003a0], xmm7
-        movups  [0x1ff003b0], xmm8
-        movups  [0x1ff003c0], xmm9
-        movups  [0x1ff003d0], xmm10
-        movups  [0x1ff003e0], xmm11
-        movups  [0x1ff003f0], xmm12
-        movups  [0x1ff00400], xmm13
-        movups  [0x1ff00410], xmm14
-        movups  [0x1ff00420], xmm15
+{_STOP_VECTORS}\
         stmxcsr [0x1ff002a0]
         mov     rsi, [rsp + 8]
         mov     [0x1ff00280], rsi

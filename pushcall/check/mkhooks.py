@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,7 @@ FILES: Final = (
     "emulator/record_hooks.py",
     "pushcall/check/batch_hooks.py",
 )
-TEXT: Final = re.compile(
-    r'^(?P<name>\w+)_TEXT: Final = """\n(?P<text>.*?)"""', re.MULTILINE | re.DOTALL
-)
+TEXT: Final = re.compile(r'^(?P<name>\w+)_TEXT: Final = f?"""\n', re.MULTILINE)
 _BYTES: Final = r"^(?P<head>{}(?:_CODE)?: Final = )bytes\.fromhex\([^)]*\)"
 _ADDRESS: Final = 0x40_0000
 _DIGITS: Final = 88  # in a line
@@ -42,10 +41,11 @@ def machine_code(name: str, text: str) -> bytes:
     return next(segment.data for segment in image.segments if segment.executable)
 
 
-def remade(text: str) -> str:
+def remade(file: str, text: str) -> str:
     """A file's text with the bytes of all pieces made anew; ValueError if a piece has none."""
+    module = import_module(file.removesuffix(".py").replace("/", "."))
     for piece in TEXT.finditer(text):
-        digits = machine_code(piece["name"], piece["text"]).hex()
+        digits = machine_code(piece["name"], getattr(module, f"{piece['name']}_TEXT")).hex()
         pattern = re.compile(_BYTES.format(piece["name"]), re.MULTILINE)
         text, count = pattern.subn(partial(_constant, digits), text)
         if count != 1:
@@ -66,7 +66,7 @@ def main() -> None:
     """Writes all files."""
     for name in FILES:
         path = ROOT / name
-        path.write_text(remade(path.read_text("utf-8")), encoding="utf-8")
+        path.write_text(remade(name, path.read_text("utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,23 +10,19 @@ command that is printed for it must show it again.
 from __future__ import annotations
 
 import inspect
-import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from interleaving import failing_command, run_some
+from interleaving import failing_command, run_some, status_of
 
-from pushcall.cli import main as cli
 from runtime_model import preempt, preempt_xreg, proc, proc_world, signal_unix, stack, suspend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
 COUNT = 10_000
 ENOUGH = 600  # to find any of the faults
 
@@ -73,14 +69,6 @@ def faulty(fault: Fault) -> Callable[..., object]:
     exec(text.replace(fault.right, fault.wrong, 1), namespace)
     made: Callable[..., object] = namespace[fault.function]
     return made
-
-
-def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", shlex.split(command))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 def test_10_000_interleavings_break_no_rule_of_the_runtime() -> None:

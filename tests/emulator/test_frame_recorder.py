@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hook_text import assert_words
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 from small_cpu import CODE, STACK, STACK_END, small_cpu
 
@@ -102,15 +103,12 @@ def test_the_frame_hook_is_its_assembly_and_uses_the_words_that_it_names() -> No
     lines = [line.partition(";") for line in FRAME_TEXT.splitlines()]
     code = bytes(Ks(KS_ARCH_X86, KS_MODE_64).asm("\n".join(line[0] for line in lines))[0])
     assert code == frame_recorder.FRAME_CODE
-    for instruction, _, comment in lines:
-        word = comment.strip()
+    for word, instruction in assert_words(FRAME_TEXT, Word):
         if word == "RECORD_BLOCK":
             assert f"+ {hooks.Field[word] * 8}]" in instruction
-        elif word == "GOLDEN":
+        else:
+            assert word == "GOLDEN"
             assert f"{frames.GOLDEN:#x} " in instruction
-        elif word:
-            number = Word[word] * 8
-            assert f" + {number}]" in instruction or (number == 0 and "[rbx]" in instruction)
     for name in ("WORDS", "POISON", "INDEX", "NEXT", "WINDOW"):
         assert f"[rdx + {getattr(frames, name)}]" in FRAME_TEXT
     assert f"mov     ecx, {SIZE // 8}\n" in FRAME_TEXT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hook_text import assert_words
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
 from asm.mkpreempt import stack_text, xregs_text
@@ -37,11 +38,7 @@ def assembled(lines: list[str]) -> bytes:
 
 
 def test_the_steps_use_the_words_and_offsets_that_they_name() -> None:
-    for instruction, _, comment in LINES:
-        name = comment.strip()
-        if name in Word.__members__:
-            number = Word[name] * 8
-            assert f" + {number}]" in instruction or (number == 0 and "+" not in instruction)
+    assert_words(STEP_TEXT, Word)
     for name in ("NEXT", "WORDS", "POISON"):
         assert f"[r8 + {getattr(frames, name)}]" in STEP_TEXT
     assert f"lea     rsi, [r8 + {frames.WINDOW}]" in STEP_TEXT

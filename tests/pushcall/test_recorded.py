@@ -6,11 +6,10 @@ The truth is the same program run to that step and stopped there, without any re
 from __future__ import annotations
 
 import functools
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from small_examples import EXAMPLES, NAMES, shortened
 
 from emulator.events import SignalReturned
 from emulator.history import GROUP
@@ -30,22 +29,12 @@ if TYPE_CHECKING:
     from pushcall.snippet.program import Program
     from runtime_model.runtime import Runtime
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = [  # of the issues, one loop and two of AVX: the others are test_scenarios' business
-    *sorted(path.name for path in EXAMPLES.glob("*.s")),
-    "lost/red_zone.s",
-    "issues/10958_tight_loop.s",
-    "issues/49233_mask_registers.s",
-    "issues/81209_ymm_without_avx2.s",
-]
 NUTS = "golang_nuts.s"
 EDGE = GROUP * STRETCH  # records of a group
 
 
 def program(name: str, go: str, **more: int) -> Program:
-    text = (EXAMPLES / name).read_text("utf-8")
-    few = re.sub(r"^#define (ROUNDS|LOOPS) \d+", r"#define \1 9", text, flags=re.MULTILINE)
-    return api.program(few, EXAMPLES, go=go, policy=Policy(None), **more)
+    return api.program(shortened(name, 9), EXAMPLES, go=go, policy=Policy(None), **more)
 
 
 @functools.cache

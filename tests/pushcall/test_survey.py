@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from small_examples import EXAMPLES, NAMES, shortened
 
 from asm.mkpreempt import stack_text, xregs_text
 from emulator import counting_cpu
@@ -16,21 +16,11 @@ from pushcall.check import exhaustive as checking
 if TYPE_CHECKING:
     from pushcall.check.verdict import CheckResult
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = [  # of the issues, one loop and two of AVX: the others are test_scenarios' business
-    *sorted(path.name for path in EXAMPLES.glob("*.s")),
-    "lost/red_zone.s",
-    "issues/10958_tight_loop.s",
-    "issues/49233_mask_registers.s",
-    "issues/81209_ymm_without_avx2.s",
-]
 HEAD = '#include "textflag.h"\n'
 
 
 def short(name: str) -> str:
-    text = (EXAMPLES / name).read_text("utf-8")
-    text = text.replace("#define DEPTH 40", "#define DEPTH 24")
-    return re.sub(r"^#define (ROUNDS|LOOPS) \d+", r"#define \1 5", text, flags=re.MULTILINE)
+    return shortened(name, 5).replace("#define DEPTH 40", "#define DEPTH 24")
 
 
 def found(result: CheckResult) -> dict[str, object]:

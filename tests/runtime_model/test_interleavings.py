@@ -5,31 +5,17 @@ A few of the 10,000 that tests/conformance/test_interleavings_full.py tries.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-from interleaving import PROGRAMS, failing_command, run_some
+from interleaving import PROGRAMS, failing_command, run_some, status_of
 
-from pushcall.cli import main as cli
 from runtime_model import preempt, runtime2
 
 if TYPE_CHECKING:
+    import pytest
+
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import M
-
-ROOT = Path(__file__).parents[2]
-
-
-def status_of(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of a printed command, run in this process."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", shlex.split(command))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 def test_random_interleavings_break_no_rule_of_the_runtime() -> None:
