@@ -36,6 +36,7 @@ class Function:
     inlined: list[tuple[str, int]] = field(default_factory=list)  # (name, parentPc)
     lines: list[tuple[int, int]] = field(default_factory=list)
     locals: str = "map"  # "map", "none", or "no_pointers" (NO_LOCAL_POINTERS)
+    depth: int = 0  # of SP below its value at entry, everywhere
     flag: int = 0
     file: int = 0  # index in FILES
 
@@ -144,7 +145,7 @@ class GoBinaryWriter:
         bodies = []
         for number, function in enumerate(self.functions):
             file_number = function.file + 1 if one_part else function.file
-            pcsp = table([(function.size, 0)])
+            pcsp = table([(function.size, function.depth)])
             pcfile = table([(function.size, file_number)])
             pcln = table(function.lines or [(function.size, 1 + number)])
             npcdata = max(function.tables, default=-1) + 1

@@ -37,8 +37,8 @@ LOOP = bytes.fromhex("4885db 7413 4c0110 4d8d1452 f20f58c8 48ffcb 75f0 90 90 90 
 STACK_ARGUMENTS = bytes.fromhex("488b442408 488b4c2410 480108 c3")  # *arg0 += arg1
 
 
-def asyncPreempt(version: tuple[int, int], entry: int, callee: int) -> bytes:
-    """The version's, at an address, with its CALL of what lies at another."""
+def asyncPreempt(version: tuple[int, int], entry: int, callee: int) -> tuple[bytes, int]:
+    """The version's, at an address, with its CALL of what lies at another; how deep SP gets."""
     externs = {"runtime.asyncPreempt2": callee}
     image = assemble_trampoline(None, GoVersion(*version), layout.load(version), externs)
     function = image.function(NAME)
@@ -47,7 +47,7 @@ def asyncPreempt(version: tuple[int, int], entry: int, callee: int) -> bytes:
     call = next(each for each in disassemble(bytes(code), entry) if each.mnemonic == "call")
     at = call.address - entry
     code[at + 1 : at + 5] = (callee - call.address - 5).to_bytes(4, "little", signed=True)
-    return bytes(code)
+    return bytes(code), max(r.value for r in function.spdelta.ranges)
 
 
 def executable(
@@ -55,7 +55,7 @@ def executable(
 ) -> Path:
     """A file with main.f, asyncPreempt (without what is to be removed), and asyncPreempt2."""
     second, third = TEXT + 64, TEXT + 64 + 1024
-    preempt = asyncPreempt(version, second, third)
+    preempt, depth = asyncPreempt(version, second, third)
     if remove:
         line = next(i for i in disassemble(preempt, 0) if i.text.startswith(remove))
         preempt = (
@@ -65,7 +65,9 @@ def executable(
         version,
         [
             Function("main.f", code.ljust(64, b"\xcc")),
-            Function("runtime.asyncPreempt", preempt.ljust(1024, b"\xcc"), locals="none"),
+            Function(
+                "runtime.asyncPreempt", preempt.ljust(1024, b"\xcc"), locals="none", depth=depth
+            ),
             Function("runtime.asyncPreempt2", b"\x0f\x0b" * 8),
         ],
         pie=pie,
