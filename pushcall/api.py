@@ -5,7 +5,7 @@
     assert result.verdict == "preserved", result.losses
 
 Sources are paths, or assembly texts: a string with a line break in it is a text. Bad input raises
-asm.source.AsmError (with positions), pushcall.snippet.program.UsageError or
+asm.source.AsmError (with positions), pushcall.usage.UsageError or
 runtime_model.boot.BadProgramError.
 """
 
@@ -23,6 +23,7 @@ from pushcall.check import explain as explaining
 from pushcall.snippet import run as running
 from pushcall.snippet.injection import Injection
 from pushcall.snippet.program import Options, Program, from_source, read_source
+from pushcall.usage import UsageError
 from runtime_model.policy import Policy
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def program(
         defines=tuple(f"{name}={value}" for name, value in given.get("defines", {}).items()),
         include_dirs=(folder,),
         as_assembly=given.get("as_assembly", False),
-        syntax=given.get("syntax", "go"),
+        syntax=given.get("syntax"),
         budget=given.get("budget"),
         goroutines=given.get("goroutines"),
         procs=given.get("procs"),
@@ -99,7 +100,7 @@ def program(
         godebug=tuple(given.get("godebug", ())),
         kernel_bug=tuple(given.get("kernel_bug", ())),
         trampoline=_source(trampoline, folder) if trampoline is not None else None,
-        trampoline_syntax=given.get("trampoline_syntax", "go"),
+        trampoline_syntax=given.get("trampoline_syntax"),
         cpu=given.get("cpu"),
         engine=given.get("engine", UNICORN),
     )
@@ -122,19 +123,22 @@ def check(
     explain: replay the first boundary of each loss and say why, in `loss.explanation`.
     points: how many boundaries to try, evenly spread. jobs: processes to share the work.
     """
-    config = program(source, directory, **given).config
-    budget = given.get("budget")
+    loaded = program(source, directory, **given)
     with contextlib.ExitStack() as stack:
         pool = None
         if jobs > 1:
             from pushcall.check.pool import processes
 
-            pool = stack.enter_context(processes(jobs, config))
+            pool = stack.enter_context(processes(jobs, loaded.config))
         result = checking.check(
-            config, all_direct=all_direct, budget=budget, points=points, pool=pool
+            loaded.config,
+            all_direct=all_direct,
+            budget=loaded.budget,
+            points=points,
+            pool=pool,
         )
     if explain:
-        explaining.attach(config, result)
+        explaining.attach(loaded.config, result)
     return result
 
 
@@ -154,10 +158,16 @@ def run(
 
     Without any timer, that of the source's header, or sysmon's 10 ms.
     """
-    exact = never or every is not None or bool(at) or at_pc is not None or random is not None
-    if not exact and quantum is None:
+    timers = {
+        "quantum": quantum, "every": every, "at": at or None, "at_pc": at_pc, "random": random,
+        "never": never or None,
+    }  # fmt: skip
+    chosen = [name for name, value in timers.items() if value is not None]
+    if not chosen:
         return running.run(program(source, directory, **given))
-    policy = Policy(None if exact else quantum)
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} cannot be used together")
+    policy = Policy(quantum)
     loaded = program(source, directory, policy=policy, **given)
     return running.run(loaded, Injection(every, tuple(at), at_pc, random))
 

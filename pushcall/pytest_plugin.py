@@ -60,10 +60,10 @@ class Checker:
         from pushcall.api import program
         from pushcall.check import exhaustive as checking
 
-        config = program(source, self.directory, **options).config
-        result = checking.check(config)
+        loaded = program(source, self.directory, **options)
+        result = checking.check(loaded.config, budget=loaded.budget)
         if not result.ok:
-            pytest.fail(failure.of_snippet(config, result), pytrace=False)
+            pytest.fail(failure.of_snippet(loaded.config, result), pytrace=False)
         return result
 
     def check_function(self, binary: str | Path, function: str, **options: Any) -> CheckResult:

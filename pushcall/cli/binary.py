@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushcall.content import ELF_MAGIC
+from pushcall.cli.booted import option_name
+from pushcall.content import is_elf
 from pushcall.show import json_text, progress, show, show_json
 from pushcall.usage import UsageError, go_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pushcall.audit.safepoints import Listing
     from runtime_model.version import GoVersion
@@ -22,12 +24,38 @@ _KINDS = ("unbounded", "counted", "rep", "constant")  # control_flow.Kind, witho
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
-def _is_elf(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == ELF_MAGIC
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+def rules(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which rules apply, and how a text is to be read."""
+    for option in reversed(
+        (
+            click.option("--go", metavar="VERSION", help="Go version whose rules apply."),
+            click.option(
+                "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro."
+            ),
+            click.option(
+                "-I",
+                "include_dirs",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                help="Directory for #include.",
+            ),
+            click.option(
+                "--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet."
+            ),
+            click.option(
+                "--variant", metavar="NAME", help="Of a snippet: of the settings in its header."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _refuse_of_text(file: Path, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value not in (None, False, ()):
+            raise UsageError(f"{option_name(name)} is for snippets, and {file} is an executable")
 
 
 @click.command()
@@ -35,13 +63,8 @@ def _is_elf(path: Path) -> bool:
 @click.argument("function", required=False)
 @click.option("--pc", metavar="ADDR", help="The function that holds this address.")
 @click.option("--package", metavar="PATH", help="Functions of this package only.")
-@click.option("--go", metavar="VERSION", help="Go version whose rules apply.")
-@click.option("-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro.")
-@click.option("-I", "include_dirs", multiple=True, type=click.Path(path_type=Path))
+@rules
 @click.option("--entry", metavar="SYMBOL", help="Of a snippet: where goroutines start.")
-@click.option("--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet.")
-@click.option("--variant", metavar="NAME", help="Of a snippet: of the settings in its header.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def safepoints(
     file: Path,
     function: str | None,
@@ -67,7 +90,8 @@ def safepoints(
         address = int(pc, 0) if pc is not None else None
     except ValueError:
         raise UsageError(f"--pc {pc}: not an address such as 0x48f0c4") from None
-    if _is_elf(file):
+    if is_elf(file):
+        _refuse_of_text(file, given)
         listings = _of_binary(file, function, address, package, go_version(go))
     else:
         if package is not None:
@@ -108,10 +132,11 @@ def _of_snippet(
     if not image.functions:
         raise UsageError(f"{file}: the file has no TEXT")
     listings = list(snippet_listings(image, not config.as_assembly, config.version))
+    named = fnmatch.filter((each.name for each in listings), name or "*")
     chosen = [
         each
         for each in listings
-        if (name is None or each.name == name or each.name.endswith(f".{name}"))
+        if (name is None or each.name in named or each.name.endswith(f".{name}"))
         and (pc is None or each.start <= pc < each.end)
     ]
     if not chosen:
@@ -170,10 +195,7 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Print the worst N findings.")
-@click.option("--go", metavar="VERSION", help="Go version whose rules apply.")
-@click.option("--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet.")
-@click.option("--variant", metavar="NAME", help="Of a snippet: of the settings in its header.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@rules
 def audit(
     file: Path,
     package: str | None,
@@ -184,9 +206,8 @@ def audit(
     jobs: int,
     limit: int | None,
     go: str | None,
-    as_assembly: bool,
-    variant: str | None,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """List the loops of FILE that asynchronous preemption can never stop.
 
@@ -202,20 +223,19 @@ def audit(
     from pushcall.audit.sarif import to_sarif
 
     def audited(path: Path) -> auditing.Audit:
-        if not _is_elf(path):
+        if not is_elf(path):
             from pushcall.audit import snippet as audit_snippet
             from pushcall.snippet.program import Options, load
 
-            if package is not None:
-                raise UsageError("--package: a snippet has no packages")
-            options = Options(go=go, as_assembly=as_assembly, variant=variant)
-            return audit_snippet.audit(load(path, options).config)
-        if as_assembly or variant is not None:
-            raise UsageError("--as-assembly and --variant are for assembly text")
+            for name, value in (("package", package), ("include_runtime", include_runtime)):
+                if value:
+                    raise UsageError(f"{option_name(name)}: a snippet has no packages")
+            return audit_snippet.audit(load(path, Options(go=go, **given)).config)
+        _refuse_of_text(path, given)
         with progress("functions") as report:
             return auditing.audit(path, go_version(go), package, include_runtime, jobs, report)
 
-    if other is not None and _is_elf(other):
+    if other is not None and is_elf(other):
         open_binary(other, go_version(go)).close()  # before minutes are spent on the new build
     result = audited(file)
     if package is not None and not result.functions and not result.interrupted:

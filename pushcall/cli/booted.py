@@ -70,7 +70,8 @@ _RUN: Final = (
 _SNIPPETS_OWN: Final = (
     "entry", "defines", "include_dirs", "as_assembly", "trampoline", "every", "at_pc",
     "random_seed", "never", "schedule", "goroutines", "procs", "stack", "max_stack", "expect",
-    "engine", "cpu",
+    "engine", "cpu", "goos", "package", "goroot", "syntax", "trampoline_syntax", "variant",
+    "godebug", "kernel_bug",
 )  # fmt: skip
 _CALLS_TOO: Final = ("engine", "cpu")  # of a snippet, and with --quick of a call
 _SPELLED: Final = {
@@ -210,6 +211,8 @@ def _check_quickly(
 
     if arguments:
         raise UsageError(f"--quick does not run the program: it takes no {' '.join(arguments)}")
+    if given["args"] and given["seed"] is not None:
+        raise UsageError("--seed is for random arguments, and --arg gives them")
     for name in ("stdin", "env", "files", "ncpu", "strace", "enosys"):
         if given[name] not in (None, False, ()):
             raise UsageError(
@@ -241,9 +244,11 @@ def record_elf(
 ) -> RecordedRun | None:
     """Records one preemption of the executable; None, if the program does not get there."""
     from pushcall.booted.trace import NotReachedError, Wanted, record
-    from pushcall.usage import go_version
+    from pushcall.usage import UsageError, go_version
     from runtime_model.moduledata import GoBinary
 
+    if given["at"] is not None:
+        raise UsageError("--at is for snippets; of an executable --at-pc and --preemption choose")
     settings = _settings(file, arguments, given | {"at_pc": None})
     wanted = Wanted(given["preemption"] or 1, given["function"], given["at_pc"])
     try:

@@ -29,10 +29,11 @@ from pushcall.cli.mutants import mutants
 from pushcall.cli.scenarios import scenarios
 from pushcall.cli.shell import completion, version
 from pushcall.cli.signals import REAL, run_signals, signals
-from pushcall.cli.snippet import FILE, common, engine, options, scene, timer, timers
+from pushcall.cli.snippet import FILE, common, engine, options, scene, text, timer, timers
 from pushcall.cli.trace import trace
 from pushcall.content import is_elf, is_saved
 from pushcall.show import bar, finish, progress, report, show, show_json
+from pushcall.usage import UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +76,7 @@ cli.add_command(completion)
     "--expect",
     multiple=True,
     metavar="REG:VALUE",
-    help="Fail unless each goroutine ends with this value.",
+    help="Fail unless each goroutine ends with this value; or a count, as preemptions:>3.",
 )
 def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **given: Any) -> int:
     """Run FILE under preemption and print what happened.
@@ -91,6 +92,8 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     if is_elf(file) or is_saved(file):
         return run_elf(file, arguments, as_json=as_json, events=events, given=given)
     refuse_guest_options(arguments, given)
+    if events and not as_json:
+        raise UsageError("--events goes with --json; without it, it is for executables")
     if given["signals"] == REAL:
         return run_signals(file, given, as_json=as_json, events=events)
     from pushcall.snippet import run as running
@@ -170,8 +173,6 @@ def check(
     pushcall check ./server --function main.hotLoop --quick --arg 100
     pushcall check examples/add.s --scan
     """  # noqa: D301
-    from pushcall.usage import UsageError
-
     native = given["engine"] == NATIVE
     if native and dask is not None:
         raise UsageError("--engine native cannot be used together with --dask")
@@ -180,16 +181,17 @@ def check(
     if dask is not None and (jobs > 1 or is_elf(file)):
         other = "--jobs" if jobs > 1 else "an executable"
         raise UsageError(f"--dask cannot be used together with {other}")
-    if scan:
-        return _check_scan(file, as_json, given)
     if is_elf(file):
         return check_elf(file, arguments, points, jobs, as_json=as_json, given=given)
     refuse_guest_options(arguments, given)
+    if scan:
+        return _check_scan(file, as_json, given)
     from pushcall.check import explain
     from pushcall.check.exhaustive import check as checked
     from pushcall.snippet.program import load
 
-    config = load(file, options(given)).config
+    program = load(file, options(given))
+    config = program.config
     with contextlib.ExitStack() as stack:
         pool = None
         if dask is not None or jobs > 1:
@@ -200,7 +202,7 @@ def check(
             )
             pool = stack.enter_context(shared)
         tried = stack.enter_context(bar("boundaries"))
-        result = checked(config, tried, budget=given["budget"], points=points, pool=pool)
+        result = checked(config, tried, budget=program.budget, points=points, pool=pool)
     explain.attach(config, result)
     return report(result, as_json=as_json)
 
@@ -209,14 +211,15 @@ def _check_scan(file: Path, as_json: bool, given: dict[str, Any]) -> int:
     from pushcall.check.scan import check as scanned
     from pushcall.snippet.program import load
 
+    program = load(file, options(given))
     with progress("boundaries") as tried:
-        result = scanned(load(file, options(given)).config, tried, budget=given["budget"])
+        result = scanned(program.config, tried, budget=program.budget)
     return report(result, as_json=as_json)
 
 
 @cli.command()
 @FILE
-@common
+@text
 @click.option(
     "-o",
     "output",
@@ -289,7 +292,6 @@ def _tell(error: Exception) -> None:
     from asm.source import AsmError  # engines: only where something went wrong
     from emulator.fault import NotModelled
     from emulator.host_cpuid import NativeUnavailableError
-    from pushcall.usage import UsageError
     from runtime_model.boot import BadProgramError
     from runtime_model.toolchain import ToolchainError
 

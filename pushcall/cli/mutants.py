@@ -17,7 +17,6 @@ from pushcall.show import progress, report
 @click.option(
     "--syntax",
     type=click.Choice(("go", "intel", "att")),
-    default="go",
     help="Of TRAMPOLINE: Go assembly (the default), Intel or AT&T.",
 )
 @click.option(
@@ -29,7 +28,7 @@ from pushcall.show import progress, report
 def mutants(
     trampoline: Path | None,
     go: str | None,
-    syntax: str,
+    syntax: str | None,
     jobs: int,
     engine: str | None,
     confirm: bool,
@@ -47,13 +46,15 @@ def mutants(
     """  # noqa: D301  # \b is click's
     from pushcall.check.mutants import Workshop, score
     from pushcall.snippet.program import read_source
-    from pushcall.usage import go_version
+    from pushcall.usage import UsageError, go_version
     from runtime_model.trampoline import Trampoline
     from runtime_model.version import DEFAULT, GoVersion
 
+    if syntax is not None and trampoline is None:
+        raise UsageError("--syntax is of a TRAMPOLINE, and there is none")
     source = read_source(trampoline) if trampoline is not None else None
     version = go_version(go) or GoVersion(*DEFAULT)
-    workshop = Workshop(Trampoline(source, syntax), version, engine or UNICORN)
+    workshop = Workshop(Trampoline(source, syntax or "go"), version, engine or UNICORN)
     with progress("mutants", len(workshop.mutations)) as made:
         result = score(workshop, jobs=jobs, confirm=confirm, progress=made)
     return report(result, as_json=as_json)

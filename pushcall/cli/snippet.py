@@ -22,8 +22,8 @@ KERNEL_BUGS = (
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every command on a snippet takes."""
+def text(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say how a text is to be read."""
     for option in reversed(
         (
             click.option(
@@ -47,9 +47,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Path(path_type=Path),
                 help="Directory for #include.",
             ),
-            click.option(
-                "--goos", default="linux", metavar="NAME", help="For #ifdef GOOS_NAME in FILE."
-            ),
+            click.option("--goos", metavar="NAME", help="For #ifdef GOOS_NAME in FILE (linux)."),
             click.option(
                 "--package",
                 metavar="PATH",
@@ -64,9 +62,23 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--syntax",
                 type=click.Choice(("go", "intel", "att")),
-                default="go",
                 help="Of FILE: Go assembly (the default), Intel or AT&T.",
             ),
+            click.option(
+                "--variant", metavar="NAME", help="Of the settings in FILE's header (scenarios)."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command that runs a snippet takes."""
+    command = text(command)
+    for option in reversed(
+        (
             click.option(
                 "--as-assembly",
                 is_flag=True,
@@ -81,7 +93,6 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--trampoline-syntax",
                 type=click.Choice(("go", "intel", "att")),
-                default="go",
                 help="Of the trampoline: Go assembly (the default), Intel or AT&T.",
             ),
             click.option(
@@ -89,9 +100,6 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(("sse", "avx", "avx2", "avx512")),
                 help="Pushcall's asyncPreempt as GOEXPERIMENT=simd makes it, on such a processor "
                 "(Go 1.26 on).",
-            ),
-            click.option(
-                "--variant", metavar="NAME", help="Of the settings in FILE's header (scenarios)."
             ),
             click.option(
                 "--godebug",
@@ -108,7 +116,6 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--budget", type=click.IntRange(1), metavar="N", help="Stop after N instructions."
             ),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         )
     ):
         command = option(command)
@@ -179,11 +186,11 @@ def options(given: dict[str, Any], **more: Any) -> Any:
         "go", "entry", "defines", "include_dirs", "as_assembly", "budget", "goos", "syntax",
         "trampoline_syntax", "cpu", "package", "goroot", "variant", "godebug", "kernel_bug",
     )  # fmt: skip
-    trampoline = read_source(given["trampoline"]) if given["trampoline"] else None
+    trampoline = given.get("trampoline")
     return Options(
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in names if name in given},
         engine=given.get("engine") or UNICORN,
-        trampoline=trampoline,
+        trampoline=read_source(trampoline) if trampoline is not None else None,
         **more,
     )
 
@@ -192,7 +199,7 @@ def scene(given: dict[str, Any]) -> dict[str, int | None]:
     """How many goroutines run on how many Ps, and their stacks."""
     from pushcall.usage import parse_size
 
-    sizes = {n: parse_size(given[n]) if given[n] else None for n in ("stack", "max_stack")}
+    sizes = {n: parse_size(given[n]) for n in ("stack", "max_stack") if given[n] is not None}
     return {"goroutines": given["goroutines"], "procs": given["procs"], **sizes}
 
 
@@ -201,11 +208,10 @@ def timer(given: dict[str, Any]) -> tuple[Any, Any]:
 
     More than one is a usage error.
     """
+    from pushcall.snippet.header import TIMERS
     from pushcall.snippet.injection import parse
 
-    names = ("quantum", "every", "at", "at-pc", "schedule", "never")
-    chosen = {name: given[name.replace("-", "_")] for name in names}
-    chosen = {name: str(value) for name, value in chosen.items() if value}
-    if given["random_seed"] is not None:
-        chosen["random"] = str(given["random_seed"])
+    chosen = {name: given[name.replace("-", "_")] for name in TIMERS if name != "random"}
+    chosen |= {"random": given["random_seed"], "never": given["never"] or None}
+    chosen = {name: str(value) for name, value in chosen.items() if value is not None}
     return parse(chosen) if chosen else (None, None)

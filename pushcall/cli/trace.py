@@ -116,6 +116,14 @@ def trace(
     from pushcall.trace.recorded import LIMIT, record
 
     viewer = not (plain or as_json or any(vars(files).values()))
+    if plain and as_json:
+        raise UsageError("--plain and --json cannot be used together")
+    if (only or registers) and not plain:
+        raise UsageError(f"{'--only' if only else '--registers'} goes with --plain")
+    if not (first is last is None or plain or as_json or html):
+        raise UsageError("--from and --to go with --plain, --json or --html")
+    if first is not None and last is not None and last < first:
+        raise UsageError(f"--from {first} --to {last}: the end lies before the start")
     if viewer and not all(s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("trace: the viewer needs a terminal; --plain prints text")
     # What is recorded stays to the end: the collector would look through it for nothing.

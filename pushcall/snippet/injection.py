@@ -43,7 +43,10 @@ def parse(given: Mapping[str, str]) -> tuple[Policy, Injection]:
         case "quantum":
             return Policy(parse_duration(value)), Injection()
         case "every":
-            return exact, Injection(every=int(value, 0))
+            every = int(value, 0)
+            if every < 1:
+                raise UsageError(f"--every {value}: not a number of instructions")
+            return exact, Injection(every=every)
         case "at":
             return exact, Injection(at=_counts(value))
         case "at-pc":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asm.source import Source, near_miss
 from emulator.engines import UNICORN
@@ -26,7 +26,7 @@ from runtime_model.go_asm_h import Package
 from runtime_model.trampoline import Trampoline, darwin_source, simd_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from runtime_model.policy import Policy
     from runtime_model.version import GoVersion
@@ -46,6 +46,7 @@ class Program:
     config: Config
     injection: Injection = field(default_factory=Injection)
     expected: Expected = field(default_factory=Expected)
+    budget: int | None = None  # of instructions, if one was asked for
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Options:
     defines: tuple[str, ...] = ()
     include_dirs: tuple[Path, ...] = ()
     as_assembly: bool = False
-    goos: str = "linux"
-    syntax: str = "go"
+    goos: str | None = None
+    syntax: str | None = None  # "go", "intel", "att"
     package: str | None = None
     goroot: Path | None = None
     trampoline: Source | None = None
-    trampoline_syntax: str = "go"
+    trampoline_syntax: str | None = None
     cpu: str | None = None  # of runtime_model.trampoline.CPUS
     engine: str = UNICORN  # of emulator.engines
     policy: Policy | None = None  # None: as the header says, or 10 ms
@@ -106,9 +107,10 @@ def load(path: Path, options: Options) -> Program:
 def from_source(source: Source, options: Options) -> Program:
     """The program in a text, under the given options."""
     settings = header.read(source).of(options.variant)
-    if options.goos not in GOOS:
-        note = near_miss(options.goos, GOOS)
-        raise UsageError(f"--goos {options.goos}: not known to Go" + (f"; {note}" if note else ""))
+    goos = options.goos or settings.get("goos", ("linux",))[-1]
+    if goos not in GOOS:
+        note = near_miss(goos, GOOS)
+        raise UsageError(f"--goos {goos}: not known to Go" + (f"; {note}" if note else ""))
     package = Package.of(Path(source.name), options.package)
     toolchain = toolchains.at(options.goroot) if options.goroot is not None else None
     defines = dict(_define(text) for text in (*settings.get("define", ()), *options.defines))
@@ -131,33 +133,47 @@ def from_source(source: Source, options: Options) -> Program:
         config = replace(config, version=version)
     if toolchain is not None and toolchain.version != config.version.number:
         raise UsageError(f"--goroot {toolchain.root} is {toolchain.release}, not Go {asked}")
-    for name in ("goroutines", "procs", "budget"):
-        value = getattr(options, name)
-        if value is None and name in settings:
-            value = int(settings[name][-1], 0)
-        if value is not None:
-            config = replace(config, **{name: value})
-    stack = options.stack or int(settings.get("stack", ("0",))[-1], 0)
-    if stack:
-        config = replace(config, stack_size=stack)
-    if options.max_stack is not None:
-        config = replace(config, max_stack=options.max_stack)
-    entry = options.entry or settings.get("entry", ("",))[-1]
-    goos = settings.get("goos", ("linux",))[-1] if options.goos == "linux" else options.goos
+    budget = _number("budget", options.budget, settings)
+    numbers = {
+        "goroutines": _number("goroutines", options.goroutines, settings),
+        "procs": _number("procs", options.procs, settings),
+        "budget": budget,
+        "stack_size": _number("stack", options.stack, settings),
+        "max_stack": options.max_stack,
+    }
+    given: dict[str, Any] = {name: n for name, n in numbers.items() if n is not None}
     config = replace(
         config,
-        entry=entry,
+        **given,
+        entry=options.entry or settings.get("entry", ("",))[-1],
         as_assembly=options.as_assembly or settings.get("as-assembly", ("0",))[-1] != "0",
         goos=goos,
-        syntax=options.syntax,
+        syntax=options.syntax or "go",
         include_dirs=options.include_dirs,
         trampoline=_trampoline(options, settings, source, config.version, goos),
     )
     macros = dict(_MACRO.findall(source.text)) | defines
     expected = parse_expected(settings.get("expect", ()), macros)
-    if options.expect:
-        expected = replace(expected, registers=parse_expected(options.expect, macros).registers)
-    return Program(config, injection, expected)
+    return Program(config, injection, _instead(expected, options.expect, macros), budget)
+
+
+def _number(name: str, option: int | None, settings: header.Settings) -> int | None:
+    if option is None and name in settings:
+        return int(settings[name][-1], 0)
+    return option
+
+
+def _instead(expected: Expected, texts: Iterable[str], macros: Mapping[str, str]) -> Expected:
+    """What `--expect` says, registers or counts, in place of the header's."""
+    asked = parse_expected(texts, macros)
+    other = asked.check or asked.scan or asked.audit or asked.end
+    if other is not None:
+        raise UsageError(f"--expect {other}: of a run, REGISTER:VALUE or a count such as copies:>1")
+    return replace(
+        expected,
+        registers=asked.registers or expected.registers,
+        counts=asked.counts or expected.counts,
+    )
 
 
 def _trampoline(
@@ -166,11 +182,14 @@ def _trampoline(
     if options.trampoline is not None:
         if options.cpu is not None:
             raise UsageError("--cpu chooses Pushcall's own asyncPreempt, --trampoline another one")
-        return Trampoline(options.trampoline, options.trampoline_syntax)
+        return Trampoline(options.trampoline, options.trampoline_syntax or "go")
     file = settings.get("trampoline", (None,))[-1]
-    if file is not None:
-        return Trampoline(read_source(Path(source.name).parent / file))
-    if goos == "darwin" and version.clears_upper_halves_on_darwin:
+    if file is not None and options.cpu is None:
+        beside = read_source(Path(source.name).parent / file)
+        return Trampoline(beside, options.trampoline_syntax or "go")
+    if options.trampoline_syntax is not None:
+        raise UsageError("--trampoline-syntax goes with --trampoline")
+    if goos == "darwin" and version.clears_upper_halves_on_darwin and options.cpu is None:
         return Trampoline(darwin_source(version))
     cpu = options.cpu or settings.get("cpu", (None,))[-1]
     if cpu is None or (options.cpu is None and not version.extended_registers):

@@ -56,8 +56,6 @@ def bounds(run: RecordedRun, shown: Shown) -> tuple[int, int]:
     last = len(run) if shown.last is None else min(shown.last, len(run))
     if first > len(run):
         raise UsageError(f"--from {first}: the recorded run ends at {len(run)}")
-    if last < first:
-        raise UsageError(f"--from {first} --to {last}: the end lies before the start")
     return first, last
 
 

@@ -5,14 +5,15 @@ The golden file is read by people when it changes: `PUSHCALL_WRITE_GOLDEN=1 pyte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pushcall.cli import main as cli
+from pushcall.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "golang_nuts.trace"
@@ -20,17 +21,11 @@ GOLDEN = Path(__file__).parent / "golden" / "golang_nuts.trace"
 
 @pytest.fixture(scope="module")
 def trace() -> list[str]:
-    patch = pytest.MonkeyPatch()
-    patch.chdir(ROOT)
     arguments = ["trace", "examples/golang_nuts.s", "--plain", "--at", "25", "--goroutines", "2"]
-    patch.setattr(sys, "argv", ["pushcall", *arguments, "--procs", "1", "--go", "1.22"])
-    lines: list[str] = []
-    patch.setattr("click.echo", lambda text="", **_: lines.append(str(text)))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    patch.undo()
-    assert not ended.value.code
-    return lines
+    with contextlib.chdir(ROOT):
+        traced = CliRunner().invoke(cli, [*arguments, "--procs", "1", "--go", "1.22"])
+    assert traced.exit_code == 0
+    return traced.stdout.splitlines()
 
 
 def test_the_first_preemption_is_traced_as_recorded(trace: list[str]) -> None:
