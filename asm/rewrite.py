@@ -148,6 +148,8 @@ def stack_use(function: Function) -> PcTable:
                 depth += _signed(insn.immediate(1))
             elif insn.mnemonic == module.Mnemonic.ADD and constant:
                 depth -= _signed(insn.immediate(1))
+            elif insn.mnemonic == module.Mnemonic.AND and constant:
+                depth -= _signed(insn.immediate(1)) + _WORD  # RSP is a multiple of 8 before
         deepest = max(deepest, depth)
     return PcTable((PcValue(function.address, function.end, deepest),))
 
@@ -155,6 +157,9 @@ def stack_use(function: Function) -> PcTable:
 def _immediates(module: Any) -> tuple[int, ...]:
     kinds = module.OpKind
     return (kinds.IMMEDIATE8TO64, kinds.IMMEDIATE32TO64, kinds.IMMEDIATE8, kinds.IMMEDIATE32)
+
+
+_WORD: Final = 8
 
 
 def _signed(value: int) -> int:

@@ -73,7 +73,7 @@ def broken_by_trampoline(rt: Runtime, interrupted: Registers, called: Registers)
     used = interrupted["RSP"] - called["RSP"] + rt.asyncPreempt2Stack
     if used > rt.asyncPreemptStack:
         broken.append(
-            f"too deep in the stack: both take {used} bytes, and by its SP table "
-            f"asyncPreemptStack is {rt.asyncPreemptStack}"
+            f"too deep in the stack: both take {used} bytes, and asyncPreemptStack is "
+            f"{rt.asyncPreemptStack}"
         )
     return broken

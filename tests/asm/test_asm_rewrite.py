@@ -93,6 +93,7 @@ def test_bytes_that_are_no_instruction_are_refused() -> None:
     [
         ("push rbp\npushfq\nsub rsp, 368\nadd rsp, 368\npopfq\npop rbp\nret", 384),
         ("lea rsp, [rsp - 0x70]\nlea rsp, [rsp + 0x70]\nret", 0x70),
+        ("push rbp\nmov rbp, rsp\nand rsp, -64\nsub rsp, 512\nleave\nret", 8 + 56 + 512),
     ],
 )
 def test_the_stack_use_of_code_without_frames_is_measured(body: str, depth: int) -> None:
