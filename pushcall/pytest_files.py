@@ -9,15 +9,14 @@ is to be preserved; `run` for final registers; variants have items of their own 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from asm.source import AsmError
 from pushcall.scenarios.variants import cases, expectation, perform, without_styles
 from pushcall.snippet.program import Options, read_source
-from pushcall.usage import UsageError
-from runtime_model.boot import BadProgramError
+from pushcall.usage import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from pushcall.scenarios.variants import Case
 
-_BAD_INPUT = (AsmError, UsageError, BadProgramError)
+_BAD_INPUT: Final[tuple[type[Exception], ...]] = (AsmError, *refusals())
 
 
 class ExpectationError(Exception):

@@ -32,10 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """A file that matches one of `pushcall_files`."""
-    patterns = parent.config.getini("pushcall_files")
-    if not patterns:
+    patterns, root = parent.config.getini("pushcall_files"), parent.config.rootpath
+    if not patterns or not file_path.is_relative_to(root):
         return None
-    path = file_path.relative_to(parent.config.rootpath)
+    path = file_path.relative_to(root)
     if not any(path.match(pattern) for pattern in patterns):
         return None
     from pushcall.pytest_files import AssemblyFile
@@ -52,8 +52,8 @@ class Checker:
     def check(self, source: str | Path, **options: Any) -> CheckResult:
         """Preempts at every boundary; fails unless all is preserved.
 
-        source: a path, or assembly text (told apart by a line break in it). Options: go, entry,
-        trampoline (path or text), defines (mapping), as_assembly, budget.
+        source: a path, or assembly text (told apart by a line break in it). Options are those of
+        pushcall.api.ProgramOptions: go, entry, trampoline, defines, budget and others.
         """
         __tracebackhide__ = True
         from pushcall import failure
@@ -85,7 +85,7 @@ class Checker:
     def run(self, source: str | Path, **options: Any) -> Outcome:
         """Runs under preemption; fails if the program dies, loses state or misses an expectation.
 
-        Options as for check, and: goroutines, procs, every, at, random, quantum (ns), never.
+        Options as for check, and one of: every, at, at_pc, random, quantum (ns), never.
         """
         __tracebackhide__ = True
         from pushcall.api import run

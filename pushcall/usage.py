@@ -13,6 +13,16 @@ class UsageError(Exception):
     """Bad input that is not in the assembly text: one message, exit status 2."""
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What bad input is refused with, but for AsmError, which has positions."""
+    from emulator.fault import NotModelled  # engines: only where something went wrong
+    from emulator.host_cpuid import NativeUnavailableError
+    from runtime_model.boot import BadProgramError
+    from runtime_model.toolchain import ToolchainError
+
+    return UsageError, BadProgramError, ToolchainError, NativeUnavailableError, NotModelled
+
+
 def go_version(text: str | None) -> GoVersion | None:
     """The version that `--go` names, as 1.22 or 1.22.10; None if it is not given."""
     from runtime_model.layout import parse_version  # not before a command needs it

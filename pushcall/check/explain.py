@@ -80,7 +80,12 @@ def attach(config: Config, result: CheckResult) -> None:
     """Explains each loss of a check of this program, in `explanation`; none after a Ctrl-C."""
     if result.interrupted:
         return
-    for loss, explanation in zip(result.losses, explain(config, result.losses), strict=True):
+    try:
+        explained = explain(config, result.losses)
+    except KeyboardInterrupt:
+        result.interrupted = True
+        return
+    for loss, explanation in zip(result.losses, explained, strict=True):
         loss.explanation = explanation
 
 

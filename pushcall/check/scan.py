@@ -78,10 +78,17 @@ class ScanResult:
         return 130 if self.interrupted else int(self.verdict != "found")
 
     def lines(self) -> list[str]:
-        """The report as text."""
-        head = "found: every pointer that only a register held, at every boundary"
-        if self.verdict != "found":
-            head = "missed: a pointer that only a register held was not found, or was changed"
+        """The report as text; styles as in show.py."""
+        if self.missed:
+            head = "! missed: a pointer that only a register held was not found, or was changed"
+        elif self.crash is not None:
+            head = "! missed: the program, or the scan of its stack, died"
+        elif self.interrupted or self.unfinished:
+            head = "nothing missed so far"
+        elif not self.points:
+            head = "no preemption was possible: nothing was scanned"
+        else:
+            head = "+ found: every pointer that only a register held, at every boundary"
         unsafe = sum(self.refusals.values())
         where = f"at {self.boundaries} executed boundaries, {unsafe} refused, Go {self.go}"
         lines = [head, f"{self.points} stack scans {where}"]
@@ -95,12 +102,13 @@ class ScanResult:
                 lines.append(f"    {missed.place.source}")
         if len(self.expected) == len(POINTERS):
             lines.append(f"vectors are not scanned in Go {self.go}: XMM0 to XMM15 were left out")
-        lines += [self.unfinished] if self.unfinished else []
-        return lines + (self.crash.lines() if self.crash else [])
+        lines += [f"! {self.unfinished}"] if self.unfinished else []
+        lines += [f"! {line}" for line in self.crash.lines()] if self.crash else []
+        return lines + (["! interrupted: this is what is known so far"] * self.interrupted)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `pushcall check --scan --json`."""
-        return {
+        document: dict[str, Any] = {
             "schema": "pushcall.check-scan/1",
             "go": self.go,
             "engine": self.engine,
@@ -127,6 +135,7 @@ class ScanResult:
             "unfinished": self.unfinished,
             "crash": self.crash.to_json() if self.crash else None,
         }
+        return document | ({"interrupted": True} if self.interrupted else {})
 
 
 class ScanCheck:

@@ -33,7 +33,7 @@ from pushcall.cli.snippet import FILE, common, engine, options, scene, text, tim
 from pushcall.cli.trace import trace
 from pushcall.content import is_elf, is_saved
 from pushcall.show import bar, finish, progress, report, show, show_json
-from pushcall.usage import UsageError
+from pushcall.usage import UsageError, refusals
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -289,19 +289,12 @@ def _open_streams() -> None:
 
 def _tell(error: Exception) -> None:
     """Prints what a bad input was refused with; raises again what nobody expected."""
-    from asm.source import AsmError  # engines: only where something went wrong
-    from emulator.fault import NotModelled
-    from emulator.host_cpuid import NativeUnavailableError
-    from runtime_model.boot import BadProgramError
-    from runtime_model.toolchain import ToolchainError
+    from asm.source import AsmError
 
-    refusals = (
-        UsageError, BadProgramError, ToolchainError, NativeUnavailableError, NotModelled,
-    )  # fmt: skip
     if isinstance(error, AsmError):
         for diagnostic in error.diagnostics:
             click.echo(str(diagnostic), err=True)
-    elif isinstance(error, refusals):
+    elif isinstance(error, refusals()):
         click.echo(f"pushcall: {error}", err=True)
     else:
         raise error

@@ -79,7 +79,8 @@ class Outcome:
     copies: int = 0  # of stacks
     refusals: dict[str, int] = field(default_factory=dict)  # reason -> count
     resumed: int = 0
-    losses: list[Resumed] = field(default_factory=list)
+    lost: int = 0  # of the resumed, those that lost state
+    losses: list[Resumed] = field(default_factory=list)  # the first MAX_LOSSES of them
     goroutines: dict[int, Registers | None] = field(default_factory=dict)  # at their end
     waiting: list[int] = field(default_factory=list)  # goroutines that never ran
     slices: list[Slice] = field(default_factory=list)
@@ -140,8 +141,10 @@ class Collector:
                 out.copies += 1
             case Resumed():
                 out.resumed += 1
-                if event.losses and len(out.losses) < MAX_LOSSES:
-                    out.losses.append(event)
+                if event.losses:
+                    out.lost += 1
+                    if out.lost <= MAX_LOSSES:
+                        out.losses.append(event)
             case CallRuleBroken():
                 finding = call_rule_broken(event)
                 if finding not in out.findings:
@@ -315,7 +318,7 @@ def to_json(rt: Runtime, out: Outcome) -> dict[str, Any]:
         "requests": out.requests,
         "refusals": out.refusals,
         "signals": out.signals,
-        "survived": out.resumed - len(out.losses),
+        "survived": out.resumed - out.lost,
         "losses": [event_json(event) for event in out.losses],
         "goroutines": [
             {

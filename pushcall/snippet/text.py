@@ -320,7 +320,7 @@ def totals(rt: Runtime, out: Outcome) -> Iterable[str]:
     for text in [*out.failed, *out.findings]:
         yield f"! {text}"
     if out.losses:
-        yield f"! {len(out.losses)} of {out.resumed} preemptions lost state:"
+        yield f"! {out.lost} of {out.resumed} preemptions lost state:"
         for event in out.losses[:10]:
             at = place(rt, event.interrupted)
             for loss in event.losses[:4]:

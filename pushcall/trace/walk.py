@@ -123,9 +123,10 @@ def who_wrote(
         pass
     else:
         return name, run.wrote_register(at, name)
-    if re.fullmatch(r"SP(\+(0x)?[0-9a-fA-F]+)?", text, re.IGNORECASE):
-        offset = int(text[3:] or "0", 0)
-        address = slots.pointer(run, at, goid)[1] + offset
+    offset = re.fullmatch(r"SP(?:\+(?:0x([0-9a-f]+)|([0-9]+)))?", text, re.IGNORECASE)
+    if offset is not None:
+        distance = int(offset[1], 16) if offset[1] else int(offset[2] or 0)
+        address = slots.pointer(run, at, goid)[1] + distance
     else:
         address = resolve_in(run.rt, text)
     return f"{address:#x}", run.wrote_memory(at, address)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from asm.mkpreempt import stack_text
 from pushcall.cli import main as cli
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -395,3 +396,17 @@ def test_check_refuses_a_program_whose_system_call_is_missing(run: Any, tmp_path
     status, out, err = run("check", path)
     assert (status, out) == (2, "")
     assert re.fullmatch(r"pushcall: system call 41 \(socket\) at 0x\w+ is not modelled\n", err)
+
+
+def test_all_preemptions_that_lose_are_counted(run: Any, snippet: Any, tmp_path: Path) -> None:
+    """A document shows a hundred losses; what survived is what is left of all."""
+    trampoline = tmp_path / "loses.s"
+    text = stack_text().replace("\tMOVQ 56(SP), R9\n", "")
+    trampoline.write_text(text, "utf-8")
+    path = snippet("MOVQ $500, CX\nloop:\nDECQ CX\nJNE loop\nRET")
+    given = ("--every", "5", "--go", "1.22", "--trampoline", trampoline, "--json")
+    status, out, _ = run("run", path, *given)
+    document = json.loads(out)
+    assert status == 1
+    assert document["preemptions"] > 150
+    assert (len(document["losses"]), document["survived"]) == (100, 0)

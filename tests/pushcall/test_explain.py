@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from asm.mkpreempt import stack_text, xregs_text
-from pushcall.api import check
+from pushcall.api import check, program
 from pushcall.check import exhaustive as checking
+from pushcall.check import explain as explaining
 from pushcall.check.explain import explain
 from pushcall.check.mutants import Workshop
 from pushcall.cli import main as cli
@@ -23,10 +25,9 @@ from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pushcall.check.explain import Explanation
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = {"1.22": stack_text(), "1.27": xregs_text()}
 FAMILIES = sorted(TEXTS)
 SNIPPET = """
@@ -197,3 +198,18 @@ def test_the_command_shows_it_beneath_the_loss_and_in_json(
     assert saved["position"].startswith(f"{tmp_path / 'mine.s'}:")
     assert saved["symbol"].startswith("runtime.asyncPreempt+0x")
     assert int(saved["address"], 16) % 8 == 0
+
+
+def test_a_ctrl_c_while_losses_are_explained_leaves_the_losses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = program(EXAMPLES / "lost" / "red_zone.s").config
+    result = checking.check(config)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explaining, "Follower", stop)
+    explaining.attach(config, result)
+    assert result.status == 130
+    assert result.to_json()["losses"][0]["register"] == "MEMORY"

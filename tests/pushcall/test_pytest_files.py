@@ -92,3 +92,11 @@ def test_a_file_passes_or_fails_by_what_its_header_expects(
         assert part in lines
     assert "Traceback" not in lines
     assert "/other.s" not in lines
+
+
+def test_a_file_outside_the_root_folder_is_nobodys(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\npushcall_files = *.s\n")
+    root = pytester.mkdir("root")
+    outside = pytester.makefile(".s", other="no assembly")
+    result = pytester.runpytest(f"--rootdir={root}", "-c", str(pytester.path / "tox.ini"), outside)
+    assert result.ret != pytest.ExitCode.INTERNAL_ERROR

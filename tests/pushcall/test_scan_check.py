@@ -126,3 +126,23 @@ def test_the_document() -> None:
     assert document["points"] + document["unsafe"] == document["boundaries"]
     assert document["registers"] == list(POINTERS + VECTORS)
     assert document["missed"] == []
+
+
+def test_a_scan_that_was_cut_short_does_not_claim_a_loss() -> None:
+    endless = "TEXT main·main(SB), 4|512, $0-0\nloop:\n\tJMP loop\n"
+    config = program(endless).config
+    assert check(config, budget=5).lines()[0] == "nothing missed so far"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    result = check(config, stop, budget=5)
+    assert (result.status, result.to_json()["interrupted"]) == (130, True)
+    assert result.lines()[0] == "nothing missed so far"
+    assert result.lines()[-1] == "! interrupted: this is what is known so far"
+
+
+def test_a_file_that_is_never_preempted_is_not_said_to_miss_anything() -> None:
+    result = scanned(as_assembly=True)
+    assert (result.points, result.missed, result.status) == (0, {}, 1)
+    assert result.lines()[0] == "no preemption was possible: nothing was scanned"

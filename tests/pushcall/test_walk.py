@@ -16,6 +16,7 @@ from pushcall import api
 from pushcall.snippet.injection import Injection
 from pushcall.trace import fields, slots, walk
 from pushcall.trace.recorded import record
+from pushcall.usage import UsageError
 from runtime_model.events import PushedCall, Resumed
 from runtime_model.policy import Policy
 from runtime_model.stack import stackPreempt
@@ -113,3 +114,14 @@ def test_fields_are_those_of_the_step() -> None:
     started = next(s.start for s in run.spans if s.g == 1)
     assert at(started)["G1.preempt"] == "0"
     assert at(started)["M0.curg"].endswith("G1")
+
+
+@pytest.mark.parametrize("text", ["SP+ff", "SP+-8", "SP+0x", "nowhere"])
+def test_what_is_no_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        walk.who_wrote(recorded("nested.s", at=10_000), 40, text)
+
+
+def test_offsets_from_sp_are_decimal_or_hexadecimal() -> None:
+    run = recorded("nested.s", at=10_000)
+    assert walk.who_wrote(run, 40, "SP+010") == walk.who_wrote(run, 40, "sp+0xA")
