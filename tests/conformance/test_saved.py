@@ -65,3 +65,21 @@ def test_it_goes_on_as_if_it_had_not_stopped(version: str, name: str, tmp_path: 
     assert json.dumps(last) == json.dumps(whole)
     size = (tmp_path / "2").stat().st_size
     print(f"\n{version} {name}: {total} instructions, saved at {places}, {size >> 10} KiB")
+
+
+@pytest.mark.parametrize("version", versions()[::3])
+def test_saved_before_a_preemption_it_goes_on_with_that(version: str, tmp_path: Path) -> None:
+    """It is the last one's tgkill, and the first thing that the saved run does."""
+    path = program(version, "nuts", *PROGRAMS["nuts"])
+    whole = run(path)
+    number = len(whole["preempted"])
+    assert number > 1
+    part = run(path, "--save", tmp_path / "file", "--preemption", number)
+    assert part["preempted"] == whole["preempted"][: part["preemptions"]]
+    last = run(tmp_path / "file", hash_seed=9)
+    assert part["events"] + last["events"] == whole["events"]
+    assert last["preempted"] == whole["preempted"]
+    request, sent, call = last["events"][:3]
+    assert (request["event"], sent["event"]) == ("PreemptRequested", "SignalSent")
+    assert call["name"] == "tgkill"
+    assert request["target_m"] == whole["preempted"][-1]["m"]
