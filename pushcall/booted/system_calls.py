@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from runtime_model.booted import Booted
     from runtime_model.func_info import Frame
 
-# The last part of the import paths of packages that make system calls for others.
-_WRAPPERS: Final = ("syscall", "unix")
+# How the import paths of packages end that make system calls for others; the last since Go 1.26.
+_WRAPPERS: Final = ("/syscall", "/unix", "/syscall/linux")
 
 MOST_SHOWN: Final = 32  # bytes of what is written, as strace's -s has it
 _ERRORS: Final = frozenset(Errno)
@@ -38,12 +38,13 @@ def maker(booted: Booted, registers: Registers) -> Frame | None:
     """The innermost function that is no mere wrapper of the system call behind which RIP is."""
     pcs = (registers["RIP"], *booted.return_pcs(registers))
     frames = [frame for pc in pcs for frame in booted.frames(pc - 1)]
-    own = (frame for frame in frames if _package(frame.function) not in _WRAPPERS)
+    own = (frame for frame in frames if not _package(frame.function).endswith(_WRAPPERS))
     return next(own, frames[0] if frames else None)
 
 
 def _package(function: str) -> str:
-    return function.rpartition("/")[2].partition(".")[0]
+    path, _, name = function.rpartition("/")
+    return f"{path}/{name.partition('.')[0]}"
 
 
 def place(frame: Frame | None) -> str:

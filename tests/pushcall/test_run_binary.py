@@ -67,29 +67,28 @@ def test_gdbs_port_must_be_free_and_the_program_an_executable() -> None:
     assert "--gdb is for executables" in refused(ROOT / "examples/add.s", "--gdb", "0")
 
 
-def missing_calls(path: Path) -> Path:
-    """A Go program whose main.main makes socket(2) twice through package syscall, then exits."""
+def missing_calls(path: Path, wrapper: str) -> Path:
+    """A Go program whose main.main makes socket(2) twice through a function, then exits."""
     assembler = Ks(KS_ARCH_X86, KS_MODE_64)
     call = TEXT + 0x40
     main = f"call {call}; call {call}; mov edi, 5; mov eax, 231; syscall"
     socket_ = bytes(assembler.asm("mov eax, 41; syscall; ret")[0])
     code = bytes(assembler.asm(main, TEXT)[0]).ljust(0x40, b"\xcc")
-    writer = GoBinaryWriter(
-        (1, 22), [Function("main.main", code), Function("syscall.socket", socket_)]
-    )
+    writer = GoBinaryWriter((1, 22), [Function("main.main", code), Function(wrapper, socket_)])
     path.write_bytes(bytes(writer))
     return path
 
 
 def test_a_missing_call_says_which_from_where_and_how_it_went_on(tmp_path: Path) -> None:
     """RIP 0x401045 is behind the SYSCALL; Go's function tables lead from there to main.main."""
-    program = missing_calls(tmp_path / "program")
+    program = missing_calls(tmp_path / "program", "syscall.socket")
     which = "system call 41 (socket) at 0x401045 is not modelled"
     stopped = run(program)
     assert stopped.returncode == 1
     assert f"{which}: at 0x401047 in syscall.socket (" in stopped.stderr
     assert "for main.main (main.go:1)" in stopped.stderr
     assert "exit status" not in stopped.stderr
+    program = missing_calls(tmp_path / "other", "internal/runtime/syscall/linux.Syscall6")
     document = json.loads(run(program, "--enosys", "--json").stdout)
     assert document["exit"] == {"status": 5, "how": "exit"}
     assert document["missing"] == [f"{which}: ENOSYS to main.main (main.go:1), 2 times"]
