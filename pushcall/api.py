@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from asm.source import Source
 from emulator.engines import UNICORN
-from pushcall.check import exhaustive as checking
-from pushcall.check import explain as explaining
+from pushcall.check import exhaustive
+from pushcall.check.explain import attach
 from pushcall.snippet import run as running
 from pushcall.snippet.injection import Injection
 from pushcall.snippet.program import Options, Program, from_source, read_source
@@ -130,7 +130,7 @@ def check(
             from pushcall.check.pool import processes
 
             pool = stack.enter_context(processes(jobs, loaded.config))
-        result = checking.check(
+        result = exhaustive.check(
             loaded.config,
             all_direct=all_direct,
             budget=loaded.budget,
@@ -138,7 +138,7 @@ def check(
             pool=pool,
         )
     if explain:
-        explaining.attach(loaded.config, result)
+        attach(loaded.config, result)
     return result
 
 

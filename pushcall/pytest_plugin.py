@@ -58,10 +58,10 @@ class Checker:
         __tracebackhide__ = True
         from pushcall import failure
         from pushcall.api import program
-        from pushcall.check import exhaustive as checking
+        from pushcall.check import exhaustive
 
         loaded = program(source, self.directory, **options)
-        result = checking.check(loaded.config, budget=loaded.budget)
+        result = exhaustive.check(loaded.config, budget=loaded.budget)
         if not result.ok:
             pytest.fail(failure.of_snippet(loaded.config, result), pytrace=False)
         return result

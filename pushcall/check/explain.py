@@ -6,74 +6,23 @@ is then said is what was seen to happen there; a loss that does not show again s
 
 from __future__ import annotations
 
-import textwrap
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from emulator.fault import GuestStopped
 from pushcall.check.provenance import PLACE, Follower, base_register
+from pushcall.check.verdict import Explanation, Part
 from pushcall.trampoline.symbols import WIDTHS, Byte, Sum, bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Sequence
 
     from pushcall.check.provenance import Followed, Step, Store
     from pushcall.check.verdict import CheckResult, RegisterLoss
     from pushcall.trampoline.symbols import Bytes
     from runtime_model.boot import Config
 
-WIDTH: Final = 94  # of a line of text
 MAX_EXPLAINED: Final = 64  # losses; more are of one cause
 _RED_ZONE: Final = "a value kept below RSP"
-
-
-@dataclass(frozen=True)
-class Part:
-    """What an instruction had to do with a loss.
-
-    It `saved` or `restored` the register, `stored` something else where the restore looked,
-    `overwrote` or `changed` it, `called` what did, or `died`; it `loaded` the slot of another one.
-    """
-
-    role: str
-    step: Step
-    address: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """An entry of `instructions`."""
-        at = self.step.at
-        entry: dict[str, Any] = {
-            "role": self.role,
-            "pc": f"{at.pc:#x}",
-            "symbol": at.symbol,
-            "source": at.source,
-            "position": at.position,
-            "disassembly": self.step.disassembly,
-        }
-        if self.address is not None:
-            entry["address"] = f"{self.address:#x}"
-        return entry
-
-    def __str__(self) -> str:
-        at = self.step.at
-        return f"{self.role}: {at.pc:#x} {at.symbol}  {self.step.disassembly}  {at.position}"
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One or two sentences, and the instructions that they speak of."""
-
-    text: str
-    parts: tuple[Part, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """`explanation` of a loss."""
-        return {"text": self.text, "instructions": [part.to_json() for part in self.parts]}
-
-    def lines(self) -> Iterable[str]:
-        """The text output."""
-        yield from textwrap.wrap(self.text, WIDTH, break_long_words=False, break_on_hyphens=False)
-        yield from map(str, self.parts)
 
 
 def attach(config: Config, result: CheckResult) -> None:

@@ -1,10 +1,11 @@
-"""What a check found: losses by register, their first boundaries, and the verdict."""
+"""What a check found: losses by register, their first boundaries and causes, and the verdict."""
 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from emulator.engines import NATIVE, UNICORN
 from pushcall.snippet.text import where
@@ -12,9 +13,12 @@ from pushcall.snippet.text import where
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pushcall.check.explain import Explanation
+    from pushcall.check.provenance import Step
     from pushcall.snippet.crash import Crash, Place
     from runtime_model.events import Loss
+
+
+WIDTH: Final = 94  # of a line of an explanation
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,55 @@ class Boundary:
 
     index: int
     place: Place
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an instruction had to do with a loss.
+
+    It `saved` or `restored` the register, `stored` something else where the restore looked,
+    `overwrote` or `changed` it, `called` what did, or `died`; it `loaded` the slot of another one.
+    """
+
+    role: str
+    step: Step
+    address: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `instructions`."""
+        at = self.step.at
+        entry: dict[str, Any] = {
+            "role": self.role,
+            "pc": f"{at.pc:#x}",
+            "symbol": at.symbol,
+            "source": at.source,
+            "position": at.position,
+            "disassembly": self.step.disassembly,
+        }
+        if self.address is not None:
+            entry["address"] = f"{self.address:#x}"
+        return entry
+
+    def __str__(self) -> str:
+        at = self.step.at
+        return f"{self.role}: {at.pc:#x} {at.symbol}  {self.step.disassembly}  {at.position}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One or two sentences, and the instructions that they speak of."""
+
+    text: str
+    parts: tuple[Part, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """`explanation` of a loss."""
+        return {"text": self.text, "instructions": [part.to_json() for part in self.parts]}
+
+    def lines(self) -> Iterable[str]:
+        """The text output."""
+        yield from textwrap.wrap(self.text, WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield from map(str, self.parts)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.cli.booted import option_name
+from pushcall.cli.snippet import DEFINES, FILE, INCLUDES
 from pushcall.content import is_elf
 from pushcall.show import json_text, progress, show, show_json
 from pushcall.usage import UsageError, go_version
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from runtime_model.version import GoVersion
 
 _KINDS = ("unbounded", "counted", "rep", "constant")  # control_flow.Kind, without its imports
-FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
 def rules(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,16 +29,8 @@ def rules(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--go", metavar="VERSION", help="Go version whose rules apply."),
-            click.option(
-                "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro."
-            ),
-            click.option(
-                "-I",
-                "include_dirs",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                help="Directory for #include.",
-            ),
+            DEFINES,
+            INCLUDES,
             click.option(
                 "--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet."
             ),

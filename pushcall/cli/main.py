@@ -186,8 +186,7 @@ def check(
     refuse_guest_options(arguments, given)
     if scan:
         return _check_scan(file, as_json, given)
-    from pushcall.check import explain
-    from pushcall.check.exhaustive import check as checked
+    from pushcall.check import exhaustive, explain
     from pushcall.snippet.program import load
 
     program = load(file, options(given))
@@ -202,18 +201,18 @@ def check(
             )
             pool = stack.enter_context(shared)
         tried = stack.enter_context(bar("boundaries"))
-        result = checked(config, tried, budget=program.budget, points=points, pool=pool)
+        result = exhaustive.check(config, tried, budget=program.budget, points=points, pool=pool)
     explain.attach(config, result)
     return report(result, as_json=as_json)
 
 
 def _check_scan(file: Path, as_json: bool, given: dict[str, Any]) -> int:
-    from pushcall.check.scan import check as scanned
+    from pushcall.check import scan
     from pushcall.snippet.program import load
 
     program = load(file, options(given))
     with progress("boundaries") as tried:
-        result = scanned(program.config, tried, budget=program.budget)
+        result = scan.check(program.config, tried, budget=program.budget)
     return report(result, as_json=as_json)
 
 

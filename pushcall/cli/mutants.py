@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from emulator.engines import UNICORN
-from pushcall.cli.snippet import engine
+from pushcall.cli.snippet import SYNTAXES, engine
 from pushcall.show import progress, report
 
 
@@ -16,7 +16,7 @@ from pushcall.show import progress, report
 @click.option("--go", metavar="VERSION", help="Go version to model, 1.14 to 1.27.")
 @click.option(
     "--syntax",
-    type=click.Choice(("go", "intel", "att")),
+    type=SYNTAXES,
     help="Of TRAMPOLINE: Go assembly (the default), Intel or AT&T.",
 )
 @click.option(

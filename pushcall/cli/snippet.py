@@ -20,6 +20,16 @@ KERNEL_BUGS = (
     "sigreturn-ignores-rip",
 )
 FILE = click.argument("file", type=click.Path(path_type=Path))
+DEFINES = click.option("-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro.")
+INCLUDES = click.option(
+    "-I",
+    "include_dirs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory for #include.",
+)
+SYNTAXES = click.Choice(("go", "intel", "att"))
 
 
 def text(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,16 +47,8 @@ def text(command: Callable[..., Any]) -> Callable[..., Any]:
                 ],
             ),
             click.option("--entry", metavar="SYMBOL", help="Function that goroutines start in."),
-            click.option(
-                "-D", "defines", multiple=True, metavar="NAME=VALUE", help="Define a macro."
-            ),
-            click.option(
-                "-I",
-                "include_dirs",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                help="Directory for #include.",
-            ),
+            DEFINES,
+            INCLUDES,
             click.option("--goos", metavar="NAME", help="For #ifdef GOOS_NAME in FILE (linux)."),
             click.option(
                 "--package",
@@ -61,7 +63,7 @@ def text(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--syntax",
-                type=click.Choice(("go", "intel", "att")),
+                type=SYNTAXES,
                 help="Of FILE: Go assembly (the default), Intel or AT&T.",
             ),
             click.option(
@@ -92,7 +94,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--trampoline-syntax",
-                type=click.Choice(("go", "intel", "att")),
+                type=SYNTAXES,
                 help="Of the trampoline: Go assembly (the default), Intel or AT&T.",
             ),
             click.option(

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pushcall import failure
 from pushcall.audit import snippet as audit_snippet
 from pushcall.audit.binary import lines as audit_lines
-from pushcall.check import exhaustive as checking
-from pushcall.check import explain
-from pushcall.check import scan as scan_check
+from pushcall.check import exhaustive, explain, scan
 from pushcall.scenarios import signal_return
 from pushcall.snippet import header
 from pushcall.snippet import run as running
@@ -89,7 +87,7 @@ def perform(case: Case, *, explained: bool = False) -> Happened:
 
 def _check(program: Program, explained: bool) -> Happened:
     expected = program.expected.check or _PRESERVED
-    result = checking.check(program.config, budget=program.budget)
+    result = exhaustive.check(program.config, budget=program.budget)
     lost = [loss.register for loss in result.losses]
     # A broken kernel may never come to asyncPreempt: what is lost then is still what is asked for.
     held = (bool(program.config.bugs) or not result.findings) and not result.crash
@@ -111,7 +109,7 @@ def _check(program: Program, explained: bool) -> Happened:
 def _scan(program: Program) -> Happened:
     expected = program.expected.scan
     assert expected is not None
-    result = scan_check.check(program.config, budget=program.budget)
+    result = scan.check(program.config, budget=program.budget)
     lines = list(result.lines())
     summary = lines[0].lstrip("!+ ")
     if result.crash is not None:  # the scan itself: nothing can be found any more

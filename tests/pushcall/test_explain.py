@@ -25,7 +25,7 @@ from runtime_model.trampoline import Trampoline
 from runtime_model.version import GoVersion
 
 if TYPE_CHECKING:
-    from pushcall.check.explain import Explanation
+    from pushcall.check.verdict import Explanation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXTS = {"1.22": stack_text(), "1.27": xregs_text()}
