@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,7 @@ from runtime_model.runtime2 import P
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     from emulator.linux.threads import Thread
     from emulator.registers import Registers
@@ -109,6 +111,7 @@ class FunctionCheck:
             result.findings.append(describe(self.booted, stopped))
         except KeyboardInterrupt:
             result.interrupted = True
+            children.abandon()
         for at, attempt in children.finish():
             self._take(at, attempt)
         result.losses = sorted(self._by_register.values(), key=lambda loss: loss.first.index)
@@ -311,7 +314,7 @@ class _Children:
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self._running: list[tuple[Boundary, int, int]] = []  # boundary, pid, pipe
+        self._running: list[tuple[Boundary, int, BinaryIO]] = []  # boundary, pid, pipe
 
     def start(
         self, boundary: Boundary, work: Callable[[Boundary], Any]
@@ -335,17 +338,26 @@ class _Children:
             finally:
                 os._exit(status)
         os.close(writer)
-        self._running.append((boundary, pid, reader))
+        self._running.append((boundary, pid, os.fdopen(reader, "rb")))
 
     def finish(self) -> Iterator[tuple[Boundary, Any]]:
         """Waits for all."""
         while self._running:
             yield self._take()
 
+    def abandon(self) -> None:
+        """Those that are not done will say nothing: a Ctrl-C has met them as well."""
+        for _, pid, pipe in self._running:
+            pipe.close()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._running.clear()
+
     def _take(self) -> tuple[Boundary, Any]:
-        boundary, pid, reader = self._running.pop(0)
-        with os.fdopen(reader, "rb") as pipe:
+        boundary, pid, pipe = self._running[0]
+        with pipe:
             data = pipe.read()
+        del self._running[0]
         os.waitpid(pid, 0)
         if not data:
             return boundary, "the process that tried it died"
