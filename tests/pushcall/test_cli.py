@@ -320,6 +320,20 @@ def test_a_trampoline_that_never_yields_is_found(run: Any, tmp_path: Path) -> No
     assert "never came to asyncPreempt2" in out
 
 
+def test_a_run_with_a_trampoline_that_breaks_a_rule_of_calls_is_no_success(
+    run: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "backwards.s"
+    call = "\tCALL runtime·asyncPreempt2(SB)\n"
+    path.write_text(stack_text().replace(call, f"\tSTD\n{call}"))
+    arguments = ("run", EXAMPLES / "nested.s", "--trampoline", path, "--every", "40")
+    finding = "asyncPreempt calls asyncPreempt2 with DF set, which is clear at every call"
+    status, out, _ = run(*arguments)
+    assert (status, finding in out) == (1, True)
+    status, out, _ = run(*arguments, "--json")
+    assert (status, json.loads(out)["findings"]) == (1, [finding])
+
+
 def test_a_failed_expectation_is_found(run: Any) -> None:
     status, out, _ = run("run", EXAMPLES / "nested.s", "--expect", "AX:37")
     assert status == 1
