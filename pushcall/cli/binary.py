@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushcall.cli.booted import option_name
-from pushcall.cli.snippet import DEFINES, FILE, INCLUDES
+from pushcall.cli.snippet import DEFINES, FILE, INCLUDES, JOBS
 from pushcall.content import is_elf
 from pushcall.show import json_text, progress, show, show_json
 from pushcall.usage import UsageError, go_version
@@ -35,7 +35,7 @@ def rules(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--as-assembly", is_flag=True, help="Apply Go's rule for assembly to a snippet."
             ),
             click.option(
-                "--variant", metavar="NAME", help="Of a snippet: of the settings in its header."
+                "--variant", metavar="NAME", help="Variant of a snippet that its header names."
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         )
@@ -185,7 +185,7 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
     metavar="FILE",
     help="Also write the findings as SARIF 2.1.0.",
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@JOBS
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Print the worst N findings.")
 @rules
 def audit(

@@ -38,15 +38,25 @@ _GUEST: Final = (
         help="A file that an executable may read, and the one here that it is.",
     ),
     click.option(
-        "--ncpu", type=click.IntRange(1, 1024), metavar="N", help="Processors that it sees (4)."
+        "--ncpu",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Processors that an executable sees (4).",
     ),
-    click.option("--seed", type=int, metavar="N", help="Of random bytes and of its schedule."),
-    click.option("--strace", is_flag=True, help="Print its system calls on standard error."),
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="Of an executable's random bytes and schedule (0); with --quick, of the arguments.",
+    ),
     click.option(
         "--enosys", is_flag=True, help="Fail system calls that are missing, instead of stopping."
     ),
 )  # fmt: skip
 _RUN: Final = (
+    click.option(
+        "--strace", is_flag=True, help="Print an executable's system calls on standard error."
+    ),
     click.option(
         "--gdb",
         type=click.IntRange(0, 65535),
@@ -213,7 +223,7 @@ def _check_quickly(
         raise UsageError(f"--quick does not run the program: it takes no {' '.join(arguments)}")
     if given["args"] and given["seed"] is not None:
         raise UsageError("--seed is for random arguments, and --arg gives them")
-    for name in ("stdin", "env", "files", "ncpu", "strace", "enosys"):
+    for name in ("stdin", "env", "files", "ncpu", "enosys"):
         if given[name] not in (None, False, ()):
             raise UsageError(
                 f"{option_name(name)} is for the whole program, and --quick runs a part"

@@ -29,7 +29,7 @@ from pushcall.cli.mutants import mutants
 from pushcall.cli.scenarios import scenarios
 from pushcall.cli.shell import completion, version
 from pushcall.cli.signals import REAL, run_signals, signals
-from pushcall.cli.snippet import FILE, common, engine, options, scene, text, timer, timers
+from pushcall.cli.snippet import FILE, JOBS, common, engine, options, scene, text, timer, timers
 from pushcall.cli.trace import trace
 from pushcall.content import is_elf, is_saved
 from pushcall.show import bar, finish, progress, report, show, show_json
@@ -143,7 +143,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
 @click.option(
     "--points", type=click.IntRange(1), metavar="N", help="Try only N boundaries, evenly spread."
 )
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@JOBS
 @click.option(
     "--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster to do the work (pushcall[dask])."
 )

@@ -7,21 +7,19 @@ from pathlib import Path
 import click
 
 from emulator.engines import UNICORN
-from pushcall.cli.snippet import SYNTAXES, engine
+from pushcall.cli.snippet import JOBS, SYNTAXES, engine
 from pushcall.show import progress, report
 
 
 @click.command()
 @click.argument("trampoline", required=False, type=click.Path(path_type=Path))
-@click.option("--go", metavar="VERSION", help="Go version to model, 1.14 to 1.27.")
+@click.option("--go", metavar="VERSION", help="Go version to model, 1.14 to 1.27 (1.22).")
 @click.option(
     "--syntax",
     type=SYNTAXES,
     help="Of TRAMPOLINE: Go assembly (the default), Intel or AT&T.",
 )
-@click.option(
-    "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Processes to share the work."
-)
+@JOBS
 @engine
 @click.option("--confirm", is_flag=True, help="Check even the mutants that are proven equivalent.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -29,6 +29,13 @@ INCLUDES = click.option(
     metavar="DIR",
     help="Directory for #include.",
 )
+JOBS = click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Processes to share the work (1).",
+)
 SYNTAXES = click.Choice(("go", "intel", "att"))
 
 
@@ -39,7 +46,7 @@ def text(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--go",
                 metavar="VERSION",
-                help="Go version to model, 1.13 to 1.27.",
+                help="Go version to model, 1.13 to 1.27 (1.22).",
                 shell_complete=lambda _context, _parameter, begun: [
                     version
                     for minor in range(13, 28)
@@ -67,7 +74,9 @@ def text(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Of FILE: Go assembly (the default), Intel or AT&T.",
             ),
             click.option(
-                "--variant", metavar="NAME", help="Of the settings in FILE's header (scenarios)."
+                "--variant",
+                metavar="NAME",
+                help="Variant of FILE that its header names (docs/scenarios.md).",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         )
@@ -141,7 +150,7 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--quantum",
                 metavar="TIME",
-                help="sysmon's time slice, as 10ms (the default way).",
+                help="sysmon's way, the default: preempt whoever has run for TIME (10ms).",
             ),
             click.option(
                 "--every",
@@ -152,7 +161,7 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--at",
                 metavar="N,N,…",
-                help="Preempt at these instruction numbers; of an executable: where to --save.",
+                help="Preempt at these instruction numbers of the program, from 0.",
             ),
             click.option(
                 "--at-pc", metavar="SYM+OFF", help="Preempt each time that PC is reached."
@@ -166,8 +175,8 @@ def timers(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="AFTER:WHAT,…",
                 help="Who asks for what, when; checks the runtime's invariants (docs/schedule.md).",
             ),
-            click.option("--goroutines", type=int, metavar="N", help="Goroutines to start."),
-            click.option("--procs", type=int, metavar="N", help="GOMAXPROCS."),
+            click.option("--goroutines", type=int, metavar="N", help="Goroutines to start (1)."),
+            click.option("--procs", type=int, metavar="N", help="GOMAXPROCS (1)."),
             click.option(
                 "--stack", metavar="SIZE", help="Stack of a new goroutine; 2KiB as in Go."
             ),

@@ -71,13 +71,21 @@ def _write(path: Path, text: str) -> None:
     "--steps", type=click.IntRange(1), metavar="N", help="Record up to N instructions (1000000)."
 )
 @click.option("--plain", is_flag=True, help="Print text instead of opening the viewer.")
-@click.option("--from", "first", type=click.IntRange(0), metavar="N", help="First step shown.")
-@click.option("--to", "last", type=click.IntRange(0), metavar="N", help="Last step shown.")
-@click.option("--only", type=click.Choice(("events",)), help="Leave out the instructions.")
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(0),
+    metavar="N",
+    help="First step of --plain, --json or --html.",
+)
+@click.option("--to", "last", type=click.IntRange(0), metavar="N", help="Last step of them.")
+@click.option("--only", type=click.Choice(("events",)), help="With --plain: no instructions.")
 @click.option("--html", type=OUT, metavar="OUT", help="Write a page with a slider (10,000 steps).")
 @click.option("--svg", type=OUT, metavar="OUT", help="Write a drawing: timeline and pushCall.")
 @click.option("--perfetto", type=OUT, metavar="OUT", help="Write a file for ui.perfetto.dev.")
-@click.option("--registers", is_flag=True, help="Show all registers before each instruction.")
+@click.option(
+    "--registers", is_flag=True, help="With --plain: all registers before each instruction."
+)
 def trace(
     file: Path,
     arguments: tuple[str, ...],

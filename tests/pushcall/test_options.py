@@ -65,6 +65,12 @@ def test_what_cannot_be_obeyed_is_refused(arguments: tuple[str, ...], words: str
     assert result.stdout == ""
 
 
+def test_only_run_tells_system_calls() -> None:
+    assert "--strace" in invoke("run", "--help")
+    for command in ("check", "trace"):
+        assert "--strace" not in invoke(command, "--help")
+
+
 def test_asm_has_no_options_of_a_run() -> None:
     for option in ("--budget", "--trampoline", "--kernel-bug", "--as-assembly", "--cpu"):
         assert option not in invoke("asm", "--help")
