@@ -60,6 +60,25 @@ def test_a_stripped_position_independent_program_ends_as_on_the_host(version: st
     assert (out.exit, out.output[1]) == (host.returncode, host.stdout)
 
 
+# GOAMD64=v2: SSE4.2, POPCNT and CMPXCHG16B without asking; v3 has AVX2, which is not told of.
+@pytest.mark.parametrize(("level", "status"), [("v2", 0), ("v3", 1)])
+def test_processor_levels_are_those_that_cpuid_tells_of(level: str, status: int) -> None:
+    version = versions()[-1]
+    path = build(
+        version,
+        PROGRAMS / "library",
+        CACHE / "booted" / f"library-{version}-{level}",
+        goamd64=level,
+    )
+    host = subprocess.run([path], capture_output=True, check=True, env={})
+    out = emulated(path)
+    assert (out.died, out.exit) == ("", status)
+    if status == 0:
+        assert out.output.get(1) == host.stdout
+    else:
+        assert b"can only be run on AMD64 processors with v3" in out.output[2]
+
+
 @pytest.mark.parametrize("version", versions())
 @pytest.mark.parametrize("way", ["-gcflags=-N", "-gcflags=-l"])
 def test_its_own_sysmon_preempts_the_golang_nuts_program(version: str, way: str) -> None:

@@ -43,12 +43,14 @@ def build(
     *options: str,
     cgo: bool = False,
     experiment: str = "",
+    goamd64: str = "v1",
 ) -> Path:
     """Builds the program in a directory; a file that is there already is taken as it is."""
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             "CGO_ENABLED": str(int(cgo)),
+            "GOAMD64": goamd64,
             "GOEXPERIMENT": experiment,
             "GOTOOLCHAIN": "local",
             "GOFLAGS": "-mod=mod",
