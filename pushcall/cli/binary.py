@@ -50,7 +50,7 @@ def _refuse_of_text(file: Path, given: dict[str, Any]) -> None:
             raise UsageError(f"{option_name(name)} is for snippets, and {file} is an executable")
 
 
-@click.command()
+@click.command(short_help="Show which instructions can be preempted, and why not.")
 @FILE
 @click.argument("function", required=False)
 @click.option("--pc", metavar="ADDR", help="The function that holds this address.")
@@ -162,7 +162,7 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
     return 0
 
 
-@click.command()
+@click.command(short_help="List the loops that asynchronous preemption cannot stop.")
 @FILE
 @click.option("--package", metavar="PATH", help="Functions of this package only.")
 @click.option("--include-runtime", is_flag=True, help="Also the runtime's own Go code.")

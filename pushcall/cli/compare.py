@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command()
+@click.command(short_help="Run on the emulator and on this processor, step by step.")
 @FILE
 @timers
 @common

@@ -115,7 +115,7 @@ def run(file: Path, arguments: tuple[str, ...], as_json: bool, events: bool, **g
     return out.status
 
 
-@cli.command()
+@cli.command(short_help="Preempt at every boundary and report every loss.")
 @FILE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @common

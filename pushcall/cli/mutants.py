@@ -11,7 +11,7 @@ from pushcall.cli.snippet import JOBS, SYNTAXES, engine
 from pushcall.show import progress, report
 
 
-@click.command()
+@click.command(short_help="Make every single fault of a trampoline: is each found?")
 @click.argument("trampoline", required=False, type=click.Path(path_type=Path))
 @click.option("--go", metavar="VERSION", help="Go version to model, 1.14 to 1.27 (1.22).")
 @click.option(

@@ -8,7 +8,7 @@ from emulator.engines import ENGINES, UNICORN
 from pushcall.show import show, show_json
 
 
-@click.command()
+@click.command(short_help="Reproduce preemption bugs that programs have met.")
 @click.argument("number", type=int, required=False)
 @click.option(
     "--engine",

@@ -15,7 +15,10 @@ _START: Final = {
 }
 
 
-@click.command(epilog="\b\n" + "\n".join(_START.values()))
+@click.command(
+    epilog="\b\n" + "\n".join(_START.values()),
+    short_help="Print a script that completes commands in a shell.",
+)
 @click.argument("shell", type=click.Choice(tuple(_START)))
 def completion(shell: str) -> None:
     """Print a script that completes commands, options and files in SHELL."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
 
 MAX_WIDE: Final = 4  # registers of AVX shown for a goroutine
+MAX_ENDS: Final = 10  # different ends of goroutines shown
 INDENT: Final = 30  # of what happened, under the functions that did it
 COLUMN: Final = 41  # of a stack before and after
 
@@ -264,7 +265,9 @@ def final_registers(out: Outcome) -> list[str]:
             if len(wide) > MAX_WIDE:
                 text.append(f"and {len(wide) - MAX_WIDE} more of YMM, ZMM and K")
             by_value.setdefault(", ".join(text), []).append(goid)
-    return [f"{goroutines(goids)} ended with {text}" for text, goids in list(by_value.items())[:10]]
+    ends = [f"{goroutines(goids)} ended with {text}" for text, goids in by_value.items()]
+    more = len(ends) - MAX_ENDS
+    return ends if more <= 0 else [*ends[:MAX_ENDS], f"and {more} other ends"]
 
 
 def goroutines(goids: Sequence[int]) -> str:

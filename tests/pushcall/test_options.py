@@ -124,3 +124,8 @@ def test_the_api_takes_one_timer() -> None:
 def test_a_pattern_chooses_functions_of_a_snippet_too() -> None:
     shown = invoke("safepoints", ADD, "*.a?d")
     assert [line.split()[0] for line in shown.splitlines() if "bytes" in line] == ["main.add"]
+
+
+def test_the_list_of_commands_cuts_no_sentence() -> None:
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout
+    assert "..." not in shown.partition("Commands:")[2]

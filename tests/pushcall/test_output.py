@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from emulator.registers import Registers
 from pushcall import show
+from pushcall.snippet.run import Outcome
+from pushcall.snippet.text import final_registers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LOST = EXAMPLES / "lost" / "red_zone.s"
@@ -81,3 +84,12 @@ def test_json_has_escapes_where_the_output_has_no_such_character(
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", narrow)
     assert show.json_text("main·main") == '"main\\u00b7main"'
+
+
+def test_many_ends_of_goroutines_are_counted() -> None:
+    ended = {}
+    for goid in range(1, 15):
+        ended[goid] = Registers()
+        ended[goid]["RAX"] = goid
+    lines = final_registers(Outcome(0, None, False, 0, 0, 0, goroutines=dict(ended)))
+    assert lines[9:] == ["G10 ended with RAX = 0xa (10)", "and 4 other ends"]
