@@ -81,8 +81,9 @@ def transitions(version: GoVersion) -> frozenset[tuple[int, int]]:
         (_Gwaiting, _Grunnable),  # ready
         (_Grunning, _Gsyscall),  # entersyscall
         (_Gsyscall, _Grunning),  # exitsyscall
-        (_Gsyscall, _Grunnable),  # exitsyscall0
     }
+    if version.psyscall:
+        found.add((_Gsyscall, _Grunnable))  # exitsyscall0; exitsyscallNoP finds it running
     found |= {(s, s | _Gscan) for s in _SCANNABLE} | {(s | _Gscan, s) for s in _SCANNABLE}
     if version.asynchronous:
         found |= {
