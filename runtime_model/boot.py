@@ -339,6 +339,9 @@ def _malg(rt: Runtime, name: str, low: int, size: int) -> int:
 def _allocm(rt: Runtime, number: int) -> int:
     mp = rt.m(rt.persistentalloc(rt.layout.size("m")))
     mp.id = number
+    if rt.version.remembers_m:  # mWeakPointer
+        mp.self = rt.persistentalloc(8, align=8)
+        rt.memory.put_u64(mp.self, mp.address)
     low = SYSTEM_STACKS + number * 0x10_0000
     mp.g0 = _malg(rt, f"g0 stack of M{number}", low + PAGE, rt.version.g0_stack)
     mp.gsignal = _malg(

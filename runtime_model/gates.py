@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 from emulator.fault import GuestStopped
 from emulator.memory import UnmappedError
-from runtime_model import mgc, newstack, proc, proc_freeze, proc_syscall, proc_sysmon, signal_unix
+from runtime_model import (
+    mgc,
+    newstack,
+    proc,
+    proc_freeze,
+    proc_runq,
+    proc_syscall,
+    proc_sysmon,
+    proc_world,
+    signal_unix,
+)
 from runtime_model.abi_internal import check_gate
 from runtime_model.runtime2 import _Gdead, _Gidle, _Grunnable
 
@@ -57,12 +67,11 @@ def _schedinit(rt: Runtime) -> None:
     proc.acquirep(rt, p0)
     # The last P belongs to the mark worker, if there is one.
     others = rt.allp[1:-1] if rt.gcwork else rt.allp[1:]
-    for address in reversed(others):
-        proc.pidleput(rt, rt.p(address))
+    proc_world.procresize(rt, [rt.p(address) for address in others])
     for address in rt.goroutines:
         gp = rt.g(address)
         proc.casgstatus(rt, gp, _Gdead, _Grunnable)
-        proc.runqput(rt, p0, gp, runnext=True)
+        proc_runq.runqput(rt, p0, gp, runnext=True)
     rt.clobber()
 
 
@@ -103,19 +112,14 @@ def _mstart2(rt: Runtime) -> int:
 
 def _minit(rt: Runtime) -> None:
     """Signals of this M go to its gsignal stack, and none is blocked (os_linux.go: minit)."""
-    mp = rt.m(rt.getg().m)
-    gsignal = rt.g(mp.gsignal)
-    scratch = rt.thread.registers["RSP"] - 256 & ~15
-    registers = rt.thread.registers
-    before, registers["RSP"] = registers["RSP"], scratch - 64
+    gsignal = rt.g(rt.m(rt.getg().m).gsignal)
     offset = rt.layout.offset
-    rt.memory.write(scratch, bytes(64))
-    rt.memory.put_u64(scratch + offset("stackt", "ss_sp"), gsignal.stack_lo)
-    rt.memory.put_u64(scratch + offset("stackt", "ss_size"), gsignal.stack_hi - gsignal.stack_lo)
-    rt.call0("sigaltstack", scratch, 0)
-    rt.memory.put_u64(scratch + 32, 0)
-    rt.call0("rtsigprocmask", 2, scratch + 32, 0, 8)  # SIG_SETMASK, the empty set
-    registers["RSP"] = before
+    with rt.on_stack(rt.layout.size("stackt")) as st:
+        rt.memory.put_u64(st + offset("stackt", "ss_sp"), gsignal.stack_lo)
+        rt.memory.put_u64(st + offset("stackt", "ss_size"), gsignal.stack_hi - gsignal.stack_lo)
+        rt.call0("sigaltstack", st, 0)
+    with rt.on_stack(8) as none:
+        rt.call0("rtsigprocmask", proc.SIG_SETMASK, none, 0, 8)
 
 
 def _sigtrampgo(rt: Runtime) -> None:

@@ -31,7 +31,7 @@ from runtime_model.events import (
     StatusChanged,
     WorldStopped,
 )
-from runtime_model.proc import RUNQ_SIZE
+from runtime_model.proc_runq import RUNQ_SIZE
 from runtime_model.runtime2 import (
     _Gcopystack,
     _Gdead,

@@ -1,4 +1,4 @@
-"""The scheduler (runtime/proc.go): queues, schedule, execute, and how goroutines leave an M.
+"""The scheduler (runtime/proc.go): Ms and Ps, schedule, execute, and how goroutines leave an M.
 
 Functions that end in a switch return the address at which the thread goes on (see Runtime.tail).
 Locks are left out: Python functions run atomically.
@@ -12,6 +12,7 @@ from runtime_model import preempt_xreg, stackpool
 from runtime_model.events import Descheduled, Executing, Queued, SafePointFunction, StatusChanged
 from runtime_model.gc_work import suspending
 from runtime_model.panic import Throw
+from runtime_model.proc_runq import globrunqget, globrunqput, runqget, runqput, stealWork
 from runtime_model.runtime import KEPT_BY_ABI0, KEPT_WITH_G, named
 from runtime_model.runtime2 import (
     _Gdead,
@@ -28,10 +29,10 @@ from runtime_model.runtime2 import (
 
 if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
-    from runtime_model.runtime2 import G, P
+    from runtime_model.runtime2 import G, M, P
 
-RUNQ_SIZE: Final = 256  # len(p.runq)
 FUTEX_WAKE_PRIVATE: Final = 1 | 128
+SIG_SETMASK: Final = 2
 
 
 @named
@@ -53,115 +54,6 @@ def dropg(rt: Runtime) -> None:
     mp.curg = 0
 
 
-# The queues.
-
-
-@named
-def globrunqput(rt: Runtime, gp: G) -> None:
-    """Puts gp at the tail of the global queue."""
-    _append(rt, gp)
-
-
-def _append(rt: Runtime, gp: G) -> None:
-    gp.schedlink = 0
-    if rt.sched.runq_tail:
-        rt.g(rt.sched.runq_tail).schedlink = gp.address
-    else:
-        rt.sched.runq_head = gp.address
-    rt.sched.runq_tail = gp.address
-    rt.sched.runqsize += 1
-    rt.machine.events.emit(Queued(tid=rt.thread.tid, goid=gp.goid, queue="global"))
-
-
-def globrunqpop(rt: Runtime) -> G:
-    """Takes the head of the global queue, which is not empty."""
-    gp = rt.g(rt.sched.runq_head)
-    rt.sched.runq_head = gp.schedlink
-    if not gp.schedlink:
-        rt.sched.runq_tail = 0
-    gp.schedlink = 0
-    rt.sched.runqsize -= 1
-    return gp
-
-
-def globrunqget(rt: Runtime, pp: P, limit: int) -> G | None:
-    """Takes one goroutine to run, and this P's share of the rest into its own queue."""
-    size = rt.sched.runqsize
-    if size == 0:
-        return None
-    n = min(size, size // rt.gomaxprocs + 1, RUNQ_SIZE // 2, limit or size)
-    gp = globrunqpop(rt)
-    for _ in range(n - 1):
-        runqput(rt, pp, globrunqpop(rt))
-    return gp
-
-
-def _slot(pp: P, index: int) -> int:
-    return pp.field_address("runq") + 8 * (index % RUNQ_SIZE)
-
-
-def runqput(rt: Runtime, pp: P, gp: G, *, runnext: bool = False) -> None:
-    """Puts gp on the P's queue; as runnext it runs next, and what was that joins the tail.
-
-    From a full queue, half goes to the global one, and gp behind it (runqputslow).
-    """
-    address = gp.address
-    if runnext:
-        address, pp.runnext = pp.runnext, address
-        if not address:
-            return
-    if (pp.runqtail - pp.runqhead) & 0xFFFF_FFFF >= RUNQ_SIZE:
-        half = [rt.memory.u64(_slot(pp, pp.runqhead + i)) for i in range(RUNQ_SIZE // 2)]
-        pp.runqhead += len(half)
-        for moved in (*half, address):
-            _append(rt, rt.g(moved))
-        return
-    rt.memory.put_u64(_slot(pp, pp.runqtail), address)
-    pp.runqtail += 1
-
-
-def runqget(rt: Runtime, pp: P) -> tuple[G | None, bool]:
-    """(goroutine, whether it inherits the time slice: runnext does)."""
-    if pp.runnext:
-        gp = rt.g(pp.runnext)
-        pp.runnext = 0
-        return gp, True
-    if pp.runqhead == pp.runqtail:
-        return None, False
-    gp = rt.g(rt.memory.u64(_slot(pp, pp.runqhead)))
-    pp.runqhead += 1
-    return gp, False
-
-
-def runqempty(pp: P) -> bool:
-    """Whether the P has no work of its own."""
-    return pp.runqhead == pp.runqtail and pp.runnext == 0
-
-
-def stealWork(rt: Runtime, pp: P) -> G | None:
-    """Takes half of another P's queue and runs the last of it, or takes its runnext.
-
-    Other Ps in rising order: Go begins at a random one, a fixed order keeps runs the same.
-    """
-    others = rt.allp[pp.id + 1 :] + rt.allp[: pp.id]
-    for last_try in (False, True):
-        for address in others:
-            p2 = rt.p(address)
-            n = (p2.runqtail - p2.runqhead) & 0xFFFF_FFFF
-            n -= n // 2
-            if n == 0 and last_try and p2.runnext:
-                gp = rt.g(p2.runnext)
-                p2.runnext = 0
-                return gp
-            stolen = [rt.g(rt.memory.u64(_slot(p2, p2.runqhead + i))) for i in range(n)]
-            p2.runqhead += n
-            if stolen:
-                for gp in stolen[:-1]:
-                    runqput(rt, pp, gp)
-                return stolen[-1]
-    return None
-
-
 # Ps and Ms.
 
 
@@ -171,6 +63,8 @@ def acquirep(rt: Runtime, pp: P) -> None:
     mp.p = pp.address
     pp.m = mp.address
     pp.status = _Prunning
+    if rt.version.remembers_m:
+        pp.oldm = mp.self
 
 
 def releasep(rt: Runtime) -> P:
@@ -203,25 +97,42 @@ def pidleget(rt: Runtime) -> P | None:
 @named
 def wakep(rt: Runtime) -> None:
     """Starts one more M looking for work, if a P is idle and nobody looks yet."""
-    if rt.sched.nmspinning != 0 or rt.sched.npidle == 0:
+    if rt.sched.nmspinning != 0:
         return
-    rt.sched.nmspinning = 1
     pp = pidleget(rt)
-    assert pp is not None
-    startm(rt, pp)
+    if pp is not None:
+        rt.sched.nmspinning = 1
+        startm(rt, pp)
+    elif rt.version.needspinning:
+        rt.sched.needspinning = 1  # pidlegetSpinning: whoever is about to sleep looks first
 
 
 def startm(rt: Runtime, pp: P, *, spinning: bool = True) -> None:
     """Gives the P to a sleeping M, or to a new one; spinning, it looks for work."""
-    if rt.sched.midle:
-        mp = rt.m(rt.sched.midle)
-        rt.sched.midle = mp.schedlink
-        rt.sched.nmidle -= 1
-        mp.spinning = int(spinning)
-        mp.nextp = pp.address
-        notewakeup(rt, mp.field_address("park"))
-    else:
+    mp = mget(rt)
+    if mp is None:
         newm(rt, 0, pp.address, spinning=spinning)
+        return
+    mp.spinning = int(spinning)
+    mp.nextp = pp.address
+    notewakeup(rt, mp.field_address("park"))
+
+
+def mput(rt: Runtime, mp: M) -> None:
+    """Puts an M without a P on the list of those that sleep."""
+    mp.schedlink = rt.sched.midle
+    rt.sched.midle = mp.address
+    rt.sched.nmidle += 1
+
+
+def mget(rt: Runtime) -> M | None:
+    """Takes the M that came to sleep last."""
+    if not rt.sched.midle:
+        return None
+    mp = rt.m(rt.sched.midle)
+    rt.sched.midle = mp.schedlink
+    rt.sched.nmidle -= 1
+    return mp
 
 
 def notewakeup(rt: Runtime, note: int) -> None:
@@ -250,11 +161,17 @@ CLONE_FLAGS: Final = 0x100 | 0x200 | 0x400 | 0x800 | 0x40000 | 0x10000  # VM..SY
 
 
 def newosproc(rt: Runtime, mp_address: int) -> None:
-    """clone, on the new M's g0 stack, into mstart (runtime/os_linux.go)."""
+    """clone, on the new M's g0 stack, into mstart (runtime/os_linux.go).
+
+    All signals are blocked meanwhile: the new thread has no stack for handlers before minit.
+    """
     g0 = rt.g(rt.m(mp_address).g0)
-    result = rt.call0(
-        "clone", CLONE_FLAGS, g0.stack_hi, mp_address, g0.address, rt.symbol("mstart"), results=1
-    )
+    arguments = (CLONE_FLAGS, g0.stack_hi, mp_address, g0.address, rt.symbol("mstart"))
+    with rt.on_stack(16) as sets:
+        rt.memory.put_u64(sets, 0xFFFF_FFFF_FFFF_FFFF)  # sigset_all; oset lies behind it
+        rt.call0("rtsigprocmask", SIG_SETMASK, sets, sets + 8, 8)
+        result = rt.call0("clone", *arguments, results=1)
+        rt.call0("rtsigprocmask", SIG_SETMASK, sets + 8, 0, 8)
     if result & 0x8000_0000:
         raise Throw("newosproc: clone failed", rt.thread.tid)
 
@@ -283,13 +200,15 @@ def schedule(rt: Runtime) -> int:
         mp.spinning = 0
         rt.sched.nmspinning -= 1
         wakep(rt)
+    if gp.address == rt.gcworker_g:
+        wakep(rt)  # tryWakeP: it does none of the goroutines' work
     return execute(rt, gp, inherit_time)
 
 
 @named
 def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
     """A mark worker that is wanted; each 61st time the global queue; the own; global; others'."""
-    worker = findRunnableGCWorker(rt) if rt.gcwork else None
+    worker = findRunnableGCWorker(rt)
     if worker is not None:
         return worker, False
     if pp.schedtick % 61 == 0:
@@ -297,25 +216,50 @@ def findRunnable(rt: Runtime, pp: P) -> tuple[G | None, bool]:
         if gp is not None:
             return gp, False
     gp, inherit_time = runqget(rt, pp)
-    if gp is not None:
-        return gp, inherit_time
-    gp = globrunqget(rt, pp, 0)
     if gp is None:
+        gp = globrunqget(rt, pp, 0)
+    if gp is None and becomeSpinning(rt, rt.m(pp.m)):
         gp = stealWork(rt, pp)
-    return gp, False
+    return gp, inherit_time
+
+
+def becomeSpinning(rt: Runtime, mp: M) -> bool:
+    """Whether the M may look for work on other Ps: if less than half of those busy look already.
+
+    Since 1.20 also after a wakep that found no idle P (sched.needspinning).
+    """
+    sched = rt.sched
+    needed = rt.version.needspinning and sched.needspinning
+    if mp.spinning:
+        return True
+    if 2 * sched.nmspinning >= rt.gomaxprocs - sched.npidle and not needed:
+        return False
+    mp.spinning = 1
+    sched.nmspinning += 1
+    if rt.version.needspinning:
+        sched.needspinning = 0
+    return True
 
 
 def findRunnableGCWorker(rt: Runtime) -> G | None:
-    """The second mark worker, if the pacer wants one and something is to be marked (mgcpacer)."""
-    work = suspending(rt.memory, rt.gcwork)
-    gp = rt.g(rt.gcworker_g)
-    available = work.scanning and work.markrootNext < len(rt.goroutines)
-    if not available or not work.dedicatedMarkWorkersNeeded or gp.atomicstatus != _Gwaiting:
+    """The second mark worker, if it is wanted."""
+    if not gcWorkerWanted(rt):
         return None
     rt.enter("findRunnableGCWorker")
-    work.dedicatedMarkWorkersNeeded -= 1
+    gp = rt.g(rt.gcworker_g)
+    suspending(rt.memory, rt.gcwork).dedicatedMarkWorkersNeeded -= 1
     casgstatus(rt, gp, _Gwaiting, _Grunnable)
     return gp
+
+
+def gcWorkerWanted(rt: Runtime) -> bool:
+    """Whether the pacer wants the second mark worker (mgcpacer), and something is to be marked."""
+    if not rt.gcwork:
+        return False
+    work = suspending(rt.memory, rt.gcwork)
+    available = work.scanning and work.markrootNext < len(rt.goroutines)
+    wanted = available and work.dedicatedMarkWorkersNeeded
+    return bool(wanted) and rt.g(rt.gcworker_g).atomicstatus == _Gwaiting
 
 
 @named
@@ -354,9 +298,7 @@ def stopm(rt: Runtime) -> int:
 
 def _mpark(rt: Runtime) -> int:
     mp = rt.m(rt.getg().m)
-    mp.schedlink = rt.sched.midle
-    rt.sched.midle = mp.address
-    rt.sched.nmidle += 1
+    mput(rt, mp)
     # schedule never returns: when it looks again, its frame lies where mstart or mcall left it.
     rt.thread.registers["RSP"] = rt.g(mp.g0).sched_sp
     return rt.tail("mPark", 0)
@@ -399,11 +341,19 @@ def leave(rt: Runtime, gp: G, why: str) -> None:
 
 
 @named
-def goschedImpl(rt: Runtime, gp: G, why: str) -> int:
-    """Gp becomes runnable, joins the global queue, and the M schedules."""
+def goschedImpl(rt: Runtime, gp: G, why: str, *, preempted: bool) -> int:
+    """Gp becomes runnable, joins the global queue, and the M schedules.
+
+    Since 1.26 a P that is to stop keeps what was preempted for it: that runs next when it starts.
+    """
+    pp = rt.p(rt.m(gp.m).p)
     casgstatus(rt, gp, _Grunning, _Grunnable)
     leave(rt, gp, why)
-    globrunqput(rt, gp)
+    if preempted and rt.sched.gcwaiting and rt.version.keeps_stopped:
+        runqput(rt, pp, gp, runnext=True)
+        rt.machine.events.emit(Queued(tid=rt.tid, goid=gp.goid, queue=f"P{pp.id}"))
+    else:
+        globrunqput(rt, gp)
     if rt.version.gosched_wakes:
         wakep(rt)
     return schedule(rt)
@@ -413,12 +363,13 @@ def goschedImpl(rt: Runtime, gp: G, why: str) -> int:
 def gopreempt_m(rt: Runtime, gp: G) -> int:
     """The goroutine was preempted, in either way."""
     asynchronous = rt.version.asynchronous and gp.asyncSafePoint
-    return goschedImpl(rt, gp, "preempted" if asynchronous else "cooperative")
+    why = "preempted" if asynchronous else "cooperative"
+    return goschedImpl(rt, gp, why, preempted=True)
 
 
 def gosched_m(rt: Runtime, gp: G) -> int:
     """The goroutine called Gosched."""
-    return goschedImpl(rt, gp, "yielded")
+    return goschedImpl(rt, gp, "yielded", preempted=False)
 
 
 @named
@@ -447,6 +398,8 @@ def goexit1(rt: Runtime) -> int:
 def goexit0(rt: Runtime, gp: G) -> int:
     """Gp is dead; with the last one the program ends, as when main's Wait returns."""
     casgstatus(rt, gp, _Grunning, _Gdead)
+    if rt.version.asynchronous:
+        gp.preemptStop = 0
     leave(rt, gp, "exited")
     gfput(rt, gp)
     if all(rt.g(address).atomicstatus == _Gdead for address in rt.goroutines):

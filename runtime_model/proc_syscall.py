@@ -17,14 +17,14 @@ from runtime_model.proc import (
     casgstatus,
     dropg,
     execute,
-    globrunqput,
+    gcWorkerWanted,
     notewakeup,
     pidleget,
     pidleput,
-    runqempty,
     runSafePointFn,
     startm,
 )
+from runtime_model.proc_runq import globrunqput, runqempty
 from runtime_model.runtime import named
 from runtime_model.runtime2 import (
     _Grunnable,
@@ -68,7 +68,8 @@ def takeP(rt: Runtime, pp: P, status: int) -> None:
 def entersyscall(rt: Runtime) -> None:
     """The goroutine is about to call the kernel: from here to exitsyscall it must not grow.
 
-    The caller's PC, SP and BP are saved: whoever scans the stack meanwhile begins there.
+    The caller's PC, SP and BP are saved: whoever scans the stack meanwhile begins there. Up to 1.25
+    the status changes first, since 1.26 last.
     """
     gp = rt.getg()
     mp = rt.m(gp.m)
@@ -79,17 +80,22 @@ def entersyscall(rt: Runtime) -> None:
     gp.sched_pc = gp.syscallpc = rt.memory.u64(rsp)
     gp.sched_sp = gp.syscallsp = rsp + 8
     gp.sched_bp = rt.thread.registers["RBP"]
-    mp.syscalltick = pp.syscalltick
+    mp.oldp = pp.address
+    if rt.version.psyscall:
+        casgstatus(rt, gp, _Grunning, _Gsyscall)
+        wake_sysmon(rt)
     if pp.runSafePointFn:
         runSafePointFn(rt, pp)
-    casgstatus(rt, gp, _Grunning, _Gsyscall)
-    mp.oldp = pp.address
+    mp.syscalltick = pp.syscalltick
     if rt.version.psyscall:
         mp.p = 0
         pp.m = 0
         pp.status = _Psyscall
-    if rt.sched.gcwaiting and rt.sched.stopwait > 0 and in_syscall(rt, pp):
+    if rt.sched.gcwaiting and rt.sched.stopwait > 0:
         gcstop(rt, pp)
+    if not rt.version.psyscall:
+        casgstatus(rt, gp, _Grunning, _Gsyscall)
+        wake_sysmon(rt)
     rt.clobber()
 
 
@@ -101,14 +107,26 @@ def gcstop(rt: Runtime, pp: P) -> None:
         notewakeup(rt, rt.sched.field_address("stopnote"))
 
 
+def wake_sysmon(rt: Runtime) -> None:
+    """Ends sysmon's deep sleep: there is a P again to look after."""
+    if rt.sched.sysmonwait:
+        rt.sched.sysmonwait = 0
+        notewakeup(rt, rt.sched.field_address("sysmonnote"))
+
+
 @named
-def exitsyscall(rt: Runtime) -> None:
-    """Back from the kernel, with the old P or an idle one; AX = what to call on g0 without one."""
+def exitsyscall(rt: Runtime) -> int | None:
+    """Back from the kernel, with the old P or an idle one; AX = what to call on g0 without one.
+
+    In a frozen world: up to 1.25 as if there were none, since 1.26 the thread waits for the end.
+    """
     gp = rt.getg()
     mp = rt.m(gp.m)
-    oldp, mp.oldp = mp.oldp, 0
     if not rt.version.psyscall:
+        if rt.sched.stopwait == freezeStopWait:
+            return rt.tail("mPark", 0)
         casgstatus(rt, gp, _Gsyscall, _Grunning)
+    oldp, mp.oldp = mp.oldp, 0
     pp = exitsyscallfast(rt, mp, oldp)
     if pp is None:
         result = rt.symbol("exitsyscall0.f")
@@ -123,15 +141,19 @@ def exitsyscall(rt: Runtime) -> None:
         result = 0
     rt.clobber()
     rt.thread.registers["RAX"] = result
+    return None
 
 
-@named
 def exitsyscallfast(rt: Runtime, mp: M, oldp: int) -> P | None:
-    """The P to go on with, wired: the old one if nobody runs on it, else an idle one."""
-    if rt.sched.stopwait == freezeStopWait:
-        return None
+    """The P to go on with, wired: the old one if nobody runs on it, else an idle one.
+
+    Since 1.26: exitsyscallTryGetP, if the M has lost its P.
+    """
     if mp.p:
         return rt.p(mp.p)
+    rt.enter("exitsyscallfast" if rt.version.psyscall else "exitsyscallTryGetP")
+    if rt.sched.stopwait == freezeStopWait:
+        return None
     if oldp and in_syscall(rt, old := rt.p(oldp)):
         if old.m:  # since 1.26: it was handed off, and whoever has it is in a system call, too
             takeP(rt, old, _Pidle)
@@ -139,23 +161,21 @@ def exitsyscallfast(rt: Runtime, mp: M, oldp: int) -> P | None:
         return old
     pp = pidleget(rt)
     if pp is not None:
+        wake_sysmon(rt)
         acquirep(rt, pp)
     return pp
 
 
-@named
 def exitsyscall0(rt: Runtime, gp: G) -> int:
-    """On g0, without a P: the goroutine is queued, and the M sleeps."""
+    """On g0, without a P: the goroutine is queued, and the M sleeps (exitsyscallNoP since 1.26)."""
+    rt.enter("exitsyscall0" if rt.version.psyscall else "exitsyscallNoP")
     casgstatus(rt, gp, gp.atomicstatus, _Grunnable)
     dropg(rt)
-    mp = rt.m(rt.getg().m)
-    if mp.p:  # of a world that is frozen: it is left to it
-        rt.p(mp.p).m = 0
-        mp.p = 0
-    pp = pidleget(rt) if not rt.sched.gcwaiting else None
+    pp = pidleget(rt)
     if pp is None:
         globrunqput(rt, gp)
         return _mpark(rt)
+    wake_sysmon(rt)
     acquirep(rt, pp)
     return execute(rt, gp, False)
 
@@ -177,10 +197,12 @@ def handoffp(rt: Runtime, pp: P) -> None:
     """
     sched = rt.sched
     rt.machine.events.emit(HandedOff(tid=rt.tid, p=pp.id))
-    if not runqempty(pp) or sched.runqsize:
+    if not runqempty(pp) or sched.runqsize or gcWorkerWanted(rt):
         startm(rt, pp, spinning=False)
     elif sched.nmspinning + sched.npidle == 0:
         sched.nmspinning = 1
+        if rt.version.needspinning:
+            sched.needspinning = 0
         startm(rt, pp)
     elif sched.gcwaiting:
         pp.status = _Pgcstop

@@ -1,11 +1,11 @@
 """sysmon's work: who has run for too long (runtime/proc.go: sysmon, retake, preemptone).
 
-sysmon's loop and its sleeps are machine code (asm/go/preempt2_amd64.s).
+sysmon's loop and its sleeps are machine code (asm/go/proc_amd64.s).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from runtime_model.events import PreemptRequested
 from runtime_model.proc_syscall import in_syscall, retake_syscall
@@ -18,12 +18,42 @@ if TYPE_CHECKING:
     from runtime_model.runtime import Runtime
     from runtime_model.runtime2 import P
 
+forcegcperiod: Final = 120_000_000_000  # ns
+_DEADLINE: Final = 8 + 40  # of a deep sleep: where sysmon's frame has it, seen from the gate
+
+# What a round of sysmon was, as its machine code knows it.
+IDLE: Final = 0
+RETAKEN: Final = 1
+DEEP: Final = 2
+ANEW: Final = 3
+
 
 def sysmon_work(rt: Runtime) -> None:
-    """One round of sysmon between two sleeps; AX = what retake returned."""
+    """One round of sysmon between two sleeps; AX = what it was.
+
+    While the world is stopped, or all Ps are idle, sysmon sleeps deeply: BX = the note that wakes
+    it, CX = how many ns at most.
+    """
     rt.enter("sysmon")
+    note = rt.sched.field_address("sysmonnote")
+    deadline = rt.thread.registers["RSP"] + _DEADLINE
     now = rt.machine.now
-    result = retake(rt, now)
+    woken = rt.memory.u32(note) != 0
+    slept = woken or bool(rt.sched.sysmonwait)
+    if not slept and (rt.sched.gcwaiting or rt.sched.npidle == rt.gomaxprocs):
+        rt.memory.put_u64(deadline, now + forcegcperiod // 2)
+    left = rt.memory.u64(deadline) - now
+    if left > 0 and not woken:
+        rt.sched.sysmonwait = 1
+        rt.clobber()
+        registers = rt.thread.registers
+        registers["RAX"], registers["RBX"], registers["RCX"] = DEEP, note, left
+        return
+    rt.memory.put_u64(deadline, 0)
+    rt.memory.put_u32(note, 0)
+    rt.sched.sysmonwait = 0
+    anew = slept and (woken or rt.version.deep_sleep_resets)
+    result = RETAKEN if retake(rt, now) else ANEW if anew else IDLE
     rt.clobber()
     rt.thread.registers["RAX"] = result
 

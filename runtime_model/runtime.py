@@ -216,6 +216,18 @@ class Runtime(Views):
         self.machine.call(thread, self.symbol(name), RSP=rsp)
         return self.memory.u64(rsp + 8 * len(args)) if results else 0
 
+    @contextlib.contextmanager
+    def on_stack(self, size: int) -> Iterator[int]:
+        """Zeroed memory on the current thread's stack, for calls of machine code to point to."""
+        registers = self.thread.registers
+        before = registers["RSP"]
+        registers["RSP"] = address = before - size & ~15
+        self.memory.write(address, bytes(size))
+        try:
+            yield address
+        finally:
+            registers["RSP"] = before
+
     def argument(self, index: int) -> int:
         """Argument `index` of the Go function that a gate stands for (integers and pointers)."""
         registers = self.thread.registers

@@ -168,6 +168,7 @@ class M(View):
     syscalltick = Field("syscalltick", size=4)
     nextp = Field("nextp")
     id = Field("id")
+    self = Field("self")
     mallocing = Field("mallocing", size=4)
     preemptoff_len = Field("preemptoff", within=8)
     locks = Field("locks", size=4)
@@ -190,6 +191,7 @@ class P(View):
     link = Field("link")
     schedtick = Field("schedtick", size=4)
     m = Field("m")
+    oldm = Field("oldm")
     runqhead = Field("runqhead", size=4)
     runqtail = Field("runqtail", size=4)
     runnext = Field("runnext")
@@ -216,11 +218,13 @@ class Sched(View):
     pidle = Field("pidle")
     npidle = Field("npidle", size=4)
     nmspinning = Field("nmspinning", size=4)
+    needspinning = Field("needspinning", size=4)
     runq_head = Field("runq.head")
     runq_tail = Field("runq.tail")
     runqsize = Field("runqsize", "runq.size", size=4)
     gcwaiting = Field("gcwaiting", size=1)
     stopwait = Field("stopwait", size=4)
+    sysmonwait = Field("sysmonwait", size=1)  # the low byte, where it is a word
     safePointWait = Field("safePointWait", size=4)
 
 

@@ -67,23 +67,16 @@ def initsig(rt: Runtime) -> None:
 
 def setsig(rt: Runtime, sig: int) -> None:
     """Sigaction with SA_SIGINFO, SA_ONSTACK, SA_RESTORER, SA_RESTART and all signals masked."""
-    struct = rt.layout.struct("sigactiont")
-    address = rt.thread.registers["RSP"] - 512 & ~15
-    rt.memory.write(address, bytes(struct.size))
-
-    def put(field: str, value: int) -> None:
-        rt.memory.put_u64(address + rt.layout.offset("sigactiont", field), value)
-
-    put("sa_handler", rt.symbol("sigtramp"))
-    put("sa_flags", _SA_SIGINFO | _SA_ONSTACK | _SA_RESTORER | _SA_RESTART)
-    put("sa_restorer", rt.symbol("sigreturn__sigaction"))
-    put("sa_mask", 0xFFFF_FFFF_FFFF_FFFF)
-    registers = rt.thread.registers
-    rsp, registers["RSP"] = registers["RSP"], address - 64
-    try:
+    sigaction = {
+        "sa_handler": rt.symbol("sigtramp"),
+        "sa_flags": _SA_SIGINFO | _SA_ONSTACK | _SA_RESTORER | _SA_RESTART,
+        "sa_restorer": rt.symbol("sigreturn__sigaction"),
+        "sa_mask": 0xFFFF_FFFF_FFFF_FFFF,
+    }
+    with rt.on_stack(rt.layout.size("sigactiont")) as address:
+        for field, value in sigaction.items():
+            rt.memory.put_u64(address + rt.layout.offset("sigactiont", field), value)
         result = rt.call0("rt_sigaction", sig, address, 0, 8, results=1)
-    finally:
-        registers["RSP"] = rsp
     if result & 0xFFFF_FFFF:
         raise GuestStopped(f"rt_sigaction({sig}) failed: {result:#x}", rt.thread.tid)
 

@@ -82,6 +82,26 @@ class GoVersion:
         return self.number >= (1, 22)
 
     @cached_property
+    def needspinning(self) -> bool:
+        """Whether a wakep that finds no idle P has the next M look for work: since 1.20."""
+        return self.number >= (1, 20)
+
+    @cached_property
+    def keeps_stopped(self) -> bool:
+        """Whether a P that stops with the world keeps the goroutine it preempted: since 1.26."""
+        return self.number >= (1, 26)
+
+    @cached_property
+    def remembers_m(self) -> bool:
+        """Whether a P goes to the M that it was on when the world starts (p.oldm): since 1.26."""
+        return self.number >= (1, 26)
+
+    @cached_property
+    def deep_sleep_resets(self) -> bool:
+        """Whether sysmon begins anew after any deep sleep, not only if woken: up to 1.15."""
+        return self.number <= (1, 15)
+
+    @cached_property
     def grows_to_fit(self) -> bool:
         """Whether newstack doubles until the function's frame fits: since 1.15."""
         return self.number >= (1, 15)

@@ -6,39 +6,82 @@
 #include "textflag.h"
 #include "funcdata.h"
 
-// sysmon's loop: sleeps 20 µs at a time, after 50 idle rounds twice as long each, up to 10 ms.
-// 8(SP) idle rounds, 16(SP) delay in µs.
-TEXT runtime·sysmon(SB), NOSPLIT, $24-0
-	MOVQ	$0, 8(SP)
-	MOVQ	$20, 16(SP)
+// func futexsleep(addr *uint32, val uint32, ns int64): while *addr is val, at most ns; for ever if
+// that is negative (runtime/os_linux.go).
+TEXT runtime·futexsleep(SB), NOSPLIT, $64-24
+	NO_LOCAL_POINTERS
+	MOVQ	addr+0(FP), AX
+	MOVQ	AX, 0(SP)
+	MOVL	$128, 8(SP)	// op FUTEX_WAIT_PRIVATE
+	MOVL	val+8(FP), AX
+	MOVL	AX, 12(SP)
+	MOVQ	$0, 16(SP)	// timeout: none
+	MOVQ	$0, 24(SP)
+	MOVQ	$0, 32(SP)
+	MOVQ	ns+16(FP), AX
+	TESTQ	AX, AX
+	JLT	sleep
+	XORL	DX, DX
+	MOVL	$1000000000, CX
+	DIVQ	CX
+	MOVQ	AX, 48(SP)	// tv_sec
+	MOVQ	DX, 56(SP)	// tv_nsec
+	LEAQ	48(SP), AX
+	MOVQ	AX, 16(SP)
+sleep:
+	CALL	runtime·futex(SB)
+	RET
+
+// sysmon's loop: sleeps 20 µs at a time, after 50 idle rounds twice as long each, up to 10 ms; and
+// up to a minute, or until it is woken, while there is nothing to look after.
+// 24(SP) idle rounds, 32(SP) delay in µs, 40(SP) the end of a deep sleep: proc_sysmon.py.
+TEXT runtime·sysmon(SB), NOSPLIT, $48-0
+	MOVQ	$0, 24(SP)
+	MOVQ	$20, 32(SP)
+	MOVQ	$0, 40(SP)
 loop:
-	MOVQ	8(SP), AX
+	MOVQ	24(SP), AX
 	TESTQ	AX, AX
 	JNE	idle
-	MOVQ	$20, 16(SP)
+	MOVQ	$20, 32(SP)
 	JMP	sleep
 idle:
 	CMPQ	AX, $50
 	JLS	sleep
-	SHLQ	$1, 16(SP)
-	CMPQ	16(SP), $10000
+	SHLQ	$1, 32(SP)
+	CMPQ	32(SP), $10000
 	JLS	sleep
-	MOVQ	$10000, 16(SP)
+	MOVQ	$10000, 32(SP)
 sleep:
-	MOVQ	16(SP), AX
+	MOVQ	32(SP), AX
 	MOVQ	AX, 0(SP)
 	CALL	runtime·usleep(SB)
-	CALL	runtime·sysmon·work(SB)	// AX = what retake returned
-	INCQ	8(SP)
+work:
+	CALL	runtime·sysmon·work(SB)	// AX = what the round was
+	INCQ	24(SP)
 	TESTL	AX, AX
-	JEQ	loop
-	MOVQ	$0, 8(SP)
+	JEQ	loop	// 0: nothing was retaken
+	CMPL	AX, $2
+	JEQ	deep	// 2: there is nothing to look after
+	JHI	anew	// 3: nothing was retaken after a deep sleep
+	MOVQ	$0, 24(SP)	// 1: a P was retaken
 	JMP	loop
+anew:
+	MOVQ	$1, 24(SP)
+	MOVQ	$20, 32(SP)
+	JMP	loop
+deep:
+	DECQ	24(SP)	// the round is not over
+	MOVQ	BX, 0(SP)	// addr
+	MOVQ	$0, 8(SP)	// val
+	MOVQ	CX, 16(SP)	// ns
+	CALL	runtime·futexsleep(SB)
+	JMP	work
 
 // A dedicated mark worker: gcBgMarkWorker·work does what there is to do up to where suspendG waits
 // for a goroutine. AX says how it waits: 0 there is nothing to do, 1 procyield(10), 2 osyield(),
 // 3 notetsleep(BX, 100 µs).
-TEXT runtime·gcBgMarkWorker(SB), NOSPLIT, $64-0
+TEXT runtime·gcBgMarkWorker(SB), NOSPLIT, $24-0
 loop:
 	CALL	runtime·gcBgMarkWorker·work(SB)
 	CMPL	AX, $2
@@ -61,14 +104,9 @@ yield:
 	JMP	loop
 note:
 	MOVQ	BX, 0(SP)	// addr
-	MOVQ	$128, 8(SP)	// op FUTEX_WAIT_PRIVATE (int32), val 0 (uint32)
-	MOVQ	$0, 48(SP)
-	MOVQ	$100000, 56(SP)
-	LEAQ	48(SP), AX
-	MOVQ	AX, 16(SP)	// timeout
-	MOVQ	$0, 24(SP)
-	MOVQ	$0, 32(SP)
-	CALL	runtime·futex(SB)
+	MOVQ	$0, 8(SP)	// val
+	MOVQ	$100000, 16(SP)	// ns
+	CALL	runtime·futexsleep(SB)
 	JMP	loop
 
 // The second mark worker, a goroutine: it marks while there is something, then parks.
@@ -104,7 +142,7 @@ loop:
 	JMP	loop
 
 // An M without work sleeps on its park note until another M sets it, then goes on in stopm.
-TEXT runtime·mPark(SB), NOSPLIT, $48-0
+TEXT runtime·mPark(SB), NOSPLIT, $24-0
 sleep:
 	get_tls(CX)
 	MOVQ	g(CX), R14
@@ -113,11 +151,9 @@ sleep:
 	CMPL	0(AX), $0
 	JNE	woken
 	MOVQ	AX, 0(SP)	// addr
-	MOVQ	$128, 8(SP)	// op FUTEX_WAIT_PRIVATE (int32), val 0 (uint32)
-	MOVQ	$0, 16(SP)	// timeout: none
-	MOVQ	$0, 24(SP)
-	MOVQ	$0, 32(SP)
-	CALL	runtime·futex(SB)
+	MOVQ	$0, 8(SP)	// val
+	MOVQ	$-1, 16(SP)	// ns
+	CALL	runtime·futexsleep(SB)
 	JMP	sleep
 woken:
 	MOVL	$0, 0(AX)

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 import pytest
 from interleaving import failing_command, run_some, status_of
 
-from runtime_model import preempt, preempt_xreg, proc, proc_world, signal_unix, stack, suspend
+from runtime_model import (
+    preempt,
+    preempt_xreg,
+    proc,
+    proc_runq,
+    proc_world,
+    signal_unix,
+    stack,
+    suspend,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +59,8 @@ FAULTS = (
     Fault(proc, "goschedImpl", "globrunqput(rt, gp)", "pass", ""),
     Fault(proc, "dropg", "mp.curg = 0", "pass", "1 Ms"),
     Fault(proc, "dropg", "rt.g(mp.curg).m = 0", "pass", "do not name each other"),
-    Fault(proc, "_append", "rt.sched.runqsize += 1", "pass", ""),
-    Fault(proc, "runqget", "pp.runnext = 0", "pass", "queues"),
+    Fault(proc_runq, "_append", "rt.sched.runqsize += 1", "pass", ""),
+    Fault(proc_runq, "runqget", "pp.runnext = 0", "pass", "queues"),
     Fault(proc, "pidleput", "rt.sched.npidle += 1", "pass", ""),
     Fault(suspend, "suspendG", "_Gpreempted, _Gwaiting", "_Gpreempted, _Grunnable", ""),
     Fault(suspend, "resumeG", "ready(rt, gp, runnext=True)", "pass", ""),

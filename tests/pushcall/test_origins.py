@@ -156,12 +156,13 @@ def test_a_p_in_a_system_call_is_handed_off(go: str) -> None:
     out = outcome("retake_syscall", go=go)
     events = out.events
     began = next(i for i, e in enumerate(events) if _told(e) == "entersyscall")
-    names = ("entersyscall", "handoffp", "handed-off", "clone", "exitsyscallfast", "exitsyscall0",
-             "status", "globrunqput", "mPark", "Executing", "left")  # fmt: skip
     # Since 1.26 the goroutine is running again before it looks for a P.
     old = go not in {"1.26", "1.27"}
     back = ["exitsyscallfast", "exitsyscall0", "status _Gsyscall _Grunnable"]
-    new_back = ["status _Gsyscall _Grunning", *back[:2], "status _Grunning _Grunnable"]
+    new_back = ["status _Gsyscall _Grunning", "exitsyscallTryGetP", "exitsyscallNoP",
+                "status _Grunning _Grunnable"]  # fmt: skip
+    names = ("entersyscall", "handoffp", "handed-off", "clone", *back, *new_back,
+             "status", "globrunqput", "mPark", "Executing", "left")  # fmt: skip
     steps = [s for s, t in itertools.groupby(path(events[began:], *names))]  # clone: both threads
     assert steps == [
         "entersyscall", "status _Grunning _Gsyscall",
@@ -193,11 +194,11 @@ def test_the_pacer_enlists_a_second_worker(go: str) -> None:
     worker = 5  # the goroutine behind the program's four
     told = [e for e in events[asked:] if not isinstance(e, StatusChanged) or e.goid == worker]
     steps = path(told, "enlistWorker", "preemptone", "signalM", "PushedCall", "findRunnable",
-                 "findRunnableGCWorker", "status", "execute")  # fmt: skip
+                 "findRunnableGCWorker", "status", "wakep", "execute")  # fmt: skip
     first = [s for s, _ in itertools.groupby(steps) if s != "signalM"]
     assert first[: first.index("execute") + 1] == [
         "enlistWorker", "preemptone", "PushedCall",
-        "findRunnable", "findRunnableGCWorker", "status _Gwaiting _Grunnable", "execute",
+        "findRunnable", "findRunnableGCWorker", "status _Gwaiting _Grunnable", "wakep", "execute",
     ]  # fmt: skip
     # Each stack is scanned once, by one of the two, and the second worker parks.
     scanned = [(e.goid, e.g == worker) for e in events if isinstance(e, StackScanned)]
@@ -310,9 +311,12 @@ def test_a_p_in_a_system_call_is_taken_without_a_signal(
     # proc.go: stopTheWorldWithSema takes it (_Psyscall; since 1.26 setBlockOnExitSyscall), forEachP
     # hands it off, and handoffp runs the function.
     program = load(ORIGINS / "retake_syscall.s", Options(go=go, goroutines=1))
-    _, out = running.run(program, parse({"schedule": f"8:{what}"})[1], keep_events=True)
+    rt, out = running.run(program, parse({"schedule": f"8:{what}"})[1], keep_events=True)
     assert out.status == 0
     assert out.signals == 0
+    # Who waits clears the note, else the next one would not wait: notetsleep, noteclear.
+    for note in ("stopnote", "safePointNote"):
+        assert rt.memory.u32(rt.sched.field_address(note)) == 0
     entered = next(i for i, e in enumerate(out.events) if _told(e) == "entersyscall")
     back = next(i for i, e in enumerate(out.events) if isinstance(e, ExitedSyscall))
     done = [i for i, e in enumerate(out.events) if isinstance(e, kind)]

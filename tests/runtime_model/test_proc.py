@@ -13,7 +13,7 @@ from emulator.events import SystemCall
 from pushcall.api import program, run
 from pushcall.snippet.injection import Injection
 from pushcall.snippet.run import run as run_program
-from runtime_model import proc
+from runtime_model import proc, proc_runq
 from runtime_model.events import (
     Descheduled,
     Entered,
@@ -41,13 +41,13 @@ T = TypeVar("T")
 def queue(rt: Runtime, pp: P) -> list[int]:
     """The goids on a P's queue, head first; runnext is not among them."""
     slots = range(pp.runqhead, pp.runqtail)
-    return [rt.g(rt.memory.u64(proc._slot(pp, i))).goid for i in slots]
+    return [rt.g(rt.memory.u64(proc_runq._slot(pp, i))).goid for i in slots]
 
 
 def drain(at: Stopped) -> list[G]:
     """Takes all runnable goroutines from P0; one is running."""
     taken = []
-    while (gp := proc.runqget(at.rt, at.pp)[0]) is not None:
+    while (gp := proc_runq.runqget(at.rt, at.pp)[0]) is not None:
         taken.append(gp)
     return taken
 
@@ -69,18 +69,18 @@ def test_the_newest_goroutine_runs_next_and_the_others_in_order() -> None:
 def test_runnext_inherits_the_time_slice_and_others_do_not() -> None:
     at = stopped(goroutines=3)
     first, second = drain(at)
-    proc.runqput(at.rt, at.pp, first)
-    proc.runqput(at.rt, at.pp, second, runnext=True)
-    assert proc.runqget(at.rt, at.pp) == (second, True)
-    assert proc.runqget(at.rt, at.pp) == (first, False)
-    assert proc.runqget(at.rt, at.pp) == (None, False)
+    proc_runq.runqput(at.rt, at.pp, first)
+    proc_runq.runqput(at.rt, at.pp, second, runnext=True)
+    assert proc_runq.runqget(at.rt, at.pp) == (second, True)
+    assert proc_runq.runqget(at.rt, at.pp) == (first, False)
+    assert proc_runq.runqget(at.rt, at.pp) == (None, False)
 
 
 def test_a_goroutine_in_runnext_is_kicked_to_the_tail() -> None:
     at = stopped(goroutines=4)
     one, two, three = drain(at)
     for gp in (one, two, three):
-        proc.runqput(at.rt, at.pp, gp, runnext=True)
+        proc_runq.runqput(at.rt, at.pp, gp, runnext=True)
     assert at.pp.runnext == three.address
     assert queue(at.rt, at.pp) == [one.goid, two.goid]
 
@@ -91,10 +91,10 @@ def test_a_full_queue_sends_half_of_it_to_the_global_one() -> None:
     # The last of them runs; one more finds the queue full: 1 to 128 go over, then itself.
     gp = at.rt.g(at.rt.goroutines[-1])
     before = queue(at.rt, at.pp)
-    acting(at, proc.runqput, at.pp, gp)
+    acting(at, proc_runq.runqput, at.pp, gp)
     assert queue(at.rt, at.pp) == before[128:]
     assert at.rt.sched.runqsize == 129
-    order = [proc.globrunqpop(at.rt).goid for _ in range(129)]
+    order = [proc_runq.globrunqpop(at.rt).goid for _ in range(129)]
     assert order == [*before[:128], gp.goid]
 
 
@@ -102,9 +102,9 @@ def test_the_global_queue_is_first_in_first_out() -> None:
     at = stopped(goroutines=6)
     waiting = drain(at)
     for gp in waiting:
-        acting(at, proc.globrunqput, gp)
+        acting(at, proc_runq.globrunqput, gp)
     assert at.rt.sched.runqsize == 5
-    assert [proc.globrunqpop(at.rt) for _ in waiting] == waiting
+    assert [proc_runq.globrunqpop(at.rt) for _ in waiting] == waiting
     assert (at.rt.sched.runqsize, at.rt.sched.runq_head, at.rt.sched.runq_tail) == (0, 0, 0)
 
 
@@ -115,8 +115,8 @@ def test_a_p_takes_its_share_of_the_global_queue(procs: int, share: int) -> None
     at.rt.gomaxprocs = procs
     waiting = drain(at)
     for gp in waiting:
-        acting(at, proc.globrunqput, gp)
-    assert proc.globrunqget(at.rt, at.pp, 0) == waiting[0]
+        acting(at, proc_runq.globrunqput, gp)
+    assert proc_runq.globrunqget(at.rt, at.pp, 0) == waiting[0]
     assert queue(at.rt, at.pp) == [gp.goid for gp in waiting[1:share]]
     assert at.rt.sched.runqsize == 10 - share
 
@@ -124,8 +124,8 @@ def test_a_p_takes_its_share_of_the_global_queue(procs: int, share: int) -> None
 def test_no_more_than_128_come_from_the_global_queue_at_once() -> None:
     at = stopped(goroutines=200)
     for gp in drain(at):
-        acting(at, proc.globrunqput, gp)
-    proc.globrunqget(at.rt, at.pp, 0)
+        acting(at, proc_runq.globrunqput, gp)
+    proc_runq.globrunqget(at.rt, at.pp, 0)
     assert len(queue(at.rt, at.pp)) == 127
 
 
@@ -135,9 +135,9 @@ def test_no_more_than_128_come_from_the_global_queue_at_once() -> None:
 def test_each_61st_time_the_global_queue_comes_first(tick: int, from_global: bool) -> None:
     at = stopped(goroutines=4)
     one, two, three = drain(at)
-    proc.runqput(at.rt, at.pp, one)
-    acting(at, proc.globrunqput, two)
-    acting(at, proc.globrunqput, three)
+    proc_runq.runqput(at.rt, at.pp, one)
+    acting(at, proc_runq.globrunqput, two)
+    acting(at, proc_runq.globrunqput, three)
     at.pp.schedtick = tick
     found, inherits = acting(at, proc.findRunnable, at.pp)
     assert found == (two if from_global else one)
@@ -151,12 +151,12 @@ def test_a_p_without_work_steals_half_and_runs_the_last_of_it() -> None:
     victim = next(p for p in map(at.rt.p, at.rt.allp) if queue(at.rt, p))
     others = [p for p in map(at.rt.p, at.rt.allp) if p != victim]
     for pp in others:
-        while proc.runqget(at.rt, pp)[0] is not None:
+        while proc_runq.runqget(at.rt, pp)[0] is not None:
             pass
     there = queue(at.rt, victim)
     n = len(there) - len(there) // 2
     assert n >= 2
-    stolen = acting(at, proc.stealWork, others[0])
+    stolen = acting(at, proc_runq.stealWork, others[0])
     assert stolen is not None
     assert stolen.goid == there[n - 1]
     assert queue(at.rt, others[0]) == there[: n - 1]
@@ -170,10 +170,10 @@ def test_runnext_is_stolen_when_nothing_else_is_there() -> None:
     idle = at.rt.p(at.rt.persistentalloc(at.rt.layout.size("p")))
     idle.id = 1
     at.rt.allp = (p0.address, idle.address)
-    proc.runqput(at.rt, p0, gp, runnext=True)
-    assert acting(at, proc.stealWork, idle) == gp
+    proc_runq.runqput(at.rt, p0, gp, runnext=True)
+    assert acting(at, proc_runq.stealWork, idle) == gp
     assert p0.runnext == 0
-    assert acting(at, proc.stealWork, idle) is None
+    assert acting(at, proc_runq.stealWork, idle) is None
 
 
 # sysmon.
@@ -380,7 +380,7 @@ def test_with_preemptstop_a_goroutine_parks_as_preempted(go: str) -> None:
     with at.rt.acting(at.thread):
         proc.casgstatus(at.rt, gp, _Gpreempted, _Grunnable)
         gp.preemptStop = 0
-        proc.runqput(at.rt, at.pp, gp, runnext=True)
+        proc_runq.runqput(at.rt, at.pp, gp, runnext=True)
     request_preemption(at.rt, at.thread, "test")
     at.go_on()
     if at.gp != gp:
