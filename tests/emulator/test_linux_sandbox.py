@@ -201,6 +201,9 @@ def test_paths_are_looked_up_as_path_resolution_has_it() -> None:
         -EROFS, -EROFS, -EEXIST,
     ]  # fmt: skip
     assert machine.memory.read(DATA + 512, 5) == b"/a/b\0"
+    twin = asking(calls, texts, {"/a/b/one": b"1"})
+    twin.set_state(machine.state())
+    assert twin.linux.cwd == machine.linux.cwd == "/a/b"
 
 
 def test_stat_tells_the_same_of_a_path_and_of_what_is_open() -> None:
