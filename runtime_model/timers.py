@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
 def request_preemption(rt: Runtime, thread: Thread, why: str) -> bool:
     """Preemptone of the P that the thread runs, in the name of sysmon's thread."""
-    mp = rt.m(rt.g(rt.getg_of(thread)).m)
-    if mp.p == 0:
+    p = p_of(rt, thread)
+    if p == 0:
         return False
     sysmon = rt.machine.threads[rt.m(rt.sysmon_m).procid]
     # Its clock comes along; when it would have woken by itself stays as it is.
     sysmon.time = max(sysmon.time, rt.machine.now)
     with rt.acting(sysmon):
-        return preemptone(rt, rt.p(mp.p), why)
+        return preemptone(rt, rt.p(p), why)
+
+
+def p_of(rt: Runtime, thread: Thread) -> int:
+    """The address of the P that the thread has; 0 for none, as in a system call."""
+    return rt.m(rt.g(rt.getg_of(thread)).m).p
 
 
 class GaveWay:

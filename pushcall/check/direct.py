@@ -39,7 +39,7 @@ from runtime_model.events import (
 )
 from runtime_model.losses import memory_losses
 from runtime_model.preempt import MAX_RESTART_DISTANCE, Reason
-from runtime_model.timers import request_preemption
+from runtime_model.timers import p_of, request_preemption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,6 +56,7 @@ DEAD_STACK: Final = 1 << 16  # bytes below RSP that are poisoned, if the gorouti
 INJECTION_BUDGET: Final = 20_000  # instructions that one preemption may take
 
 _TWICE: Final = "asyncPreempt calls asyncPreempt2 more than once: one preemption, two deschedulings"
+_NO_P: Final = "asyncPreempt wrote into m or p: behind it the M has not the P that it had"
 
 # Registers that belong to the thread, not to the goroutine.
 _THREADS_OWN: Final = frozenset({"FS_BASE", "GS_BASE"})
@@ -271,7 +272,11 @@ class Direct:
             self._injecting = False
             if dead:
                 side.rt.memory.write(low, dead)
-            if self._counted:
+            assert self.twin.thread is not None
+            if p_of(self.twin.rt, self.twin.thread):
+                self._find(_NO_P)
+                self._repair()
+            elif self._counted:
                 self.result.refuse(Reason.NO_P.value)  # it runs on, as in a system call
             return
         side.machine.budget = side.machine.instructions + INJECTION_BUDGET

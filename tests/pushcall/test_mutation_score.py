@@ -138,6 +138,18 @@ def test_a_call_that_is_dropped_or_doubled_is_killed() -> None:
     assert "more than once" in verdicts[1][1]
 
 
+def test_a_p_that_asyncPreempt_overwrites_is_no_system_call() -> None:
+    """From then on sysmon finds no P on that M, as in a system call, and asks no more."""
+    load, store = "mov rax,[rax+0D0h]", "mov [rax+0D0h],rax"  # m.p
+    verdicts = [
+        workshop((1, 27)).judge(number)
+        for number, m in enumerate(workshop((1, 27)).mutations)
+        if m.detail == store and text(workshop((1, 27)).code[m.index].insn) == load
+    ]
+    assert [mutant.verdict for mutant in verdicts] == [KILLED, KILLED]
+    assert verdicts[0].why.startswith("asyncPreempt wrote into m or p")
+
+
 def without_frame_pointer(text: str) -> Trampoline:
     for line in ("PUSHQ BP", "MOVQ SP, BP", "POPQ BP"):
         assert f"\t{line}\n" in text
