@@ -1,4 +1,4 @@
-"""The exhaustive check on the real processor, beside the same on Unicorn.
+"""Runs and the exhaustive check on the real processor, beside the same on Unicorn.
 
 A point is a recorded boundary that a batch has tried: state loaded, trampoline run, all compared.
 Times are those of this process and of the child, which a contender makes and ends.
@@ -20,6 +20,8 @@ from pushcall.check.native_batch import NativeBatch
 from pushcall.check.survey import STRETCH
 from tests.bench.check import EXAMPLE, batches, twin_of, whole
 from tests.bench.measure import Contender, Group
+from tests.bench.programs import real_processor
+from tests.bench.timers import timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +63,21 @@ def native_check(loops: int, go: str) -> Callable[[], float]:
     return run
 
 
+def native_run(*, counted: bool, every: int, instructions: int) -> Callable[[], float]:
+    """Runs so many instructions, with a stop every so many, the start of their child included."""
+
+    def run() -> float:
+        cpu = real_processor("golang-nuts", counted=counted)
+        for _ in range(instructions // every):
+            assert cpu.run(every).executed == every
+        cpu.close()
+        return instructions
+
+    return run
+
+
 def groups(scale: float) -> list[Group]:
-    """Batches alone, and the whole check with Unicorn's recording in it; none without a child."""
+    """Runs, batches alone, and the whole check; none without a child."""
     try:
         FencedChild(Memory()).close()
     except NativeUnavailableError:
@@ -70,7 +85,28 @@ def groups(scale: float) -> list[Group]:
     boundaries = max(STRETCH, int(4_000_000 * scale))
     loops = max(1000, int(300_000 * scale))
     name = "batches, native"
+    far, near = max(1, int(20 * scale)) * 1_000_000, max(1, int(20 * scale)) * 1000
     return [
+        Group(
+            "runs on the real processor, golang-nuts loop",
+            "instructions",
+            [
+                Contender(
+                    "timer every 1,000,000",
+                    native_run(counted=True, every=1_000_000, instructions=10 * far),
+                ),
+                Contender(
+                    "timer every 10,000", native_run(counted=True, every=10_000, instructions=far)
+                ),
+                Contender(
+                    "each instruction stepped",
+                    native_run(counted=False, every=1000, instructions=near),
+                ),
+                Contender(
+                    "Unicorn, timer every 1,000,000", timed("golang-nuts", None, 1_000_000, far)
+                ),
+            ],
+        ),
         Group(
             "batches on the real processor, golang-nuts loop",
             "points",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import iced_x86
 from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
 from emulator.memory import Memory, Prot
+from emulator.native.cpu import NativeCpu
 from emulator.registers import Registers
 from emulator.unicorn_cpu import UnicornCpu
+
+if TYPE_CHECKING:
+    from emulator.cpu import Cpu
 
 CODE: Final = 0x40_0000
 STACK: Final = 0x7F_0000_0000
@@ -67,13 +72,32 @@ def code(loop: str) -> bytes:
 
 def processor(loop: str, counting: str | None = None) -> UnicornCpu:
     """A processor at the start of a loop that takes longer than any measurement."""
+    cpu = UnicornCpu(_memory(loop), counting=counting)
+    _begin(cpu)
+    return cpu
+
+
+def real_processor(loop: str, *, counted: bool) -> NativeCpu:
+    """The same on this host's own, which runs at full speed if it is `counted`."""
+    cpu = NativeCpu(_memory(loop))
+    if counted:
+        text = code(loop)
+        decoder = iced_x86.Decoder(64, text, ip=CODE)
+        cpu.load_code((i.ip, text[i.ip - CODE :][: i.len]) for i in decoder)
+    _begin(cpu)
+    return cpu
+
+
+def _memory(loop: str) -> Memory:
     memory = Memory()
     memory.map("text", CODE, 0x1000, Prot.RX)
     memory.map("stack", STACK, STACK_SIZE, Prot.RW)
     memory.write(CODE, code(loop))
-    cpu = UnicornCpu(memory, counting=counting)
+    return memory
+
+
+def _begin(cpu: Cpu) -> None:
     registers = Registers()
     registers["RIP"], registers["RSP"], registers["RCX"] = CODE, RSP, 1 << 40
     registers["RBX"] = RSP
     cpu.load(registers)
-    return cpu
