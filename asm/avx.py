@@ -267,9 +267,8 @@ def encode(
         converted.append(value)
     _check(prog, form, suffix, rm, masked=mask is not None)
     if suffix.broadcast and isinstance(rm, Mem):
-        elements = (128 << form.prefix.length) // (8 * form.broadcast)
         at = converted.index(rm)
-        converted[at] = rm._replace(broadcast=elements)
+        converted[at] = rm._replace(broadcast=form.scale // form.broadcast)
     fields = Fields(reg, rm, vvvv, immediate)
     if not form.operands:
         # VZEROUPPER and VZEROALL have no ModRM.

@@ -139,14 +139,14 @@ def _one(name: str, operand: IntelOperand) -> Encoded | None:
                 short = -128 <= value <= 127
                 lead = b"\x66\x6a" if short else b"\x66\x68"
                 return Encoded(lead + _little(_signed(value, 16), 8 if short else 16))
-            case "int":
+            case "int" | "xabort":
                 if not 0 <= value <= 255:
-                    raise CannotEncodeError("an interrupt number is 0 to 255")
-                return Encoded(bytes((0xCD, value)))
-            case "ret":
+                    raise CannotEncodeError(f"{name.upper()} takes 0 to 255")
+                return Encoded((b"\xcd" if name == "int" else b"\xc6\xf8") + _little(value, 8))
+            case _ if name in op.RETURN:
                 if not 0 <= value < 1 << 16:
-                    raise CannotEncodeError("RET takes 0 to 65535")
-                return Encoded(b"\xc2" + _little(value, 16))
+                    raise CannotEncodeError("a return takes 0 to 65535")
+                return Encoded(op.RETURN[name] + _little(value, 16))
         return None
     if name in op.UNARY and _is_rm(operand):
         return context.emit(b"\xf6" if small else b"\xf7", op.UNARY[name], operand)
@@ -247,6 +247,8 @@ def _two(insn: Insn, first: IntelOperand, second: IntelOperand) -> Encoded | Non
     if name in {"movzx", "movsx"} and number >= 0:
         source = width_of(second)
         extend = (0xB6 if name == "movzx" else 0xBE) | (0 if source == 8 else 1)
+        if insn.variant and 4 <= from_number < 8:
+            context.rex = 0x40
         return context.emit(bytes((0x0F, extend)), number, second)
     if name == "movsxd" and number >= 0:
         return context.emit(b"\x63", number, second)
@@ -307,7 +309,7 @@ def _two_immediate(
     if name in op.ALU:
         extension = op.ALU[name]
         if width == 8:
-            if number == 0:
+            if number == 0 and not insn.variant:
                 return Encoded(bytes((extension << 3 | 4,)) + _little(value, 8))
             return context.emit(b"\x80", extension, first, _little(value, 8))
         # The byte form is for what is written as a small number: 0xffffffff is not -1 to Go.
@@ -320,7 +322,7 @@ def _two_immediate(
         return context.emit(b"\x81", extension, first, immediate)
     if name == "test":
         immediate = _little(value, min(width, 32))
-        if number == 0:
+        if number == 0 and not insn.variant:
             lead = {8: b"", 16: b"\x66", 32: b"", 64: b"\x48"}[width]
             return Encoded(lead + (b"\xa8" if width == 8 else b"\xa9") + immediate)
         return context.emit(b"\xf6" if width == 8 else b"\xf7", 0, first, immediate)
@@ -351,7 +353,7 @@ def _mov(
 ) -> Encoded | None:
     width = context.width
     small = width == 8
-    if insn.load:
+    if insn.variant:
         return context.emit(b"\x8b", _gpr(first), second)
     if not isinstance(second, Imm):
         return _load_store(context, 0x88 if small else 0x89, 0x8A if small else 0x8B, first, second)

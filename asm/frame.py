@@ -20,8 +20,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from asm.image import PCDATA_UnsafePoint, TextFlag, UnsafePointSafe, UnsafePointUnsafe
-from asm.operand import Kind, Name, Operand, Prog, Text
-from asm.registers import REGISTERS
+from asm.operand import Kind, Name, Operand, Prog, Text, is_register
+from asm.registers import REGISTERS, RegClass
 from asm.source import Diagnostics, Fault
 
 StackSmall = 128
@@ -315,9 +315,16 @@ def _epilogue(builder: _Builder, ret: Prog, autoffset: int, bpsize: int) -> list
     builder.at_ret = None
     if out:
         builder.epilogues[id(ret)] = out[0]
-    if ret.operands and ret.operands[0].kind is not Kind.CONST:
-        ret.op = "JMP"  # RET sym(SB): a tail call
+    if ret.operands and _is_tail_call(ret.operands[0], builder.go):
+        ret.op = "JMP"
     return [*out, ret]
+
+
+def _is_tail_call(operand: Operand, go: tuple[int, int]) -> bool:
+    """RET symbol(SB), and from 1.27 on RET of a register."""
+    if operand.kind is Kind.REG:
+        return go >= (1, 27) and is_register(operand, RegClass.GPR)
+    return operand.kind is Kind.MEM and operand.name in {Name.EXTERN, Name.STATIC}
 
 
 def _show(operand: Operand) -> str:

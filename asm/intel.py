@@ -52,7 +52,7 @@ class Insn(NamedTuple):
     mask: str = ""  # EVEX opmask register
     zeroing: bool = False
     rounding: str = ""  # EVEX: "rn-sae", "rd-sae", "ru-sae", "rz-sae", "sae"
-    load: bool = False  # of two encodings of a register move, the load opcode
+    variant: bool = False  # of two encodings the less usual one: special.py says where
 
 
 def number(value: int) -> str:

@@ -25,6 +25,7 @@ class Code(NamedTuple):
     insn: Insn
     reference: Reference | None = None
     encoded: Encoded | None = None  # where the choice of form has encoded it already
+    again: Insn | None = None  # what it is from the second pass over the function on
 
 
 class Branch(NamedTuple):

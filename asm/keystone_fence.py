@@ -14,7 +14,7 @@ from typing import Any
 from asm.intel import Insn, Mem, render
 from asm.machine import CannotEncodeError, Encoded
 
-_ASKED = frozenset({"in", "out", "xabort"})
+_ASKED = frozenset({"in", "out"})
 
 _X87 = frozenset(
     """fadd fsub fsubr fmul fdiv fdivr fcom fcomp fiadd fisub fisubr fimul fidiv fidivr ficom ficomp

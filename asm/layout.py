@@ -210,6 +210,8 @@ def _place(pieces: list[Piece], starts: dict[int, Place]) -> None:
         passes += 1
         if passes > MAX_PASSES:
             raise Fault(pieces[0].prog.span, "the branches of this function do not settle")
+        if passes == 2:
+            _encode_again(pieces)
         at = 0
         for place in places:
             place.offset = at
@@ -229,6 +231,13 @@ def _place(pieces: list[Piece], starts: dict[int, Place]) -> None:
                     here.long = target.offset - (at + 2) < -128
                 here.size = _branch_size(item.mnemonic, long=here.long)
             at += here.size
+
+
+def _encode_again(pieces: list[Piece]) -> None:
+    for piece in pieces:
+        if isinstance(piece.item, Code) and piece.item.again is not None:
+            piece.data, piece.field = encode(piece.item.again)
+            piece.size = len(piece.data)
 
 
 def _branch_size(mnemonic: str, *, long: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,12 @@ def floating(token: Token) -> float:
     """The value of a floating-point literal."""
     text = token.text.replace("_", "")
     try:
-        return float.fromhex(text) if text[:2] in {"0x", "0X"} else float(text)
+        value = float.fromhex(text) if text[:2] in {"0x", "0X"} else float(text)
     except (ValueError, OverflowError):
-        raise Fault(token.span, f"{token.text} is not a 64-bit floating-point number") from None
+        value = math.inf
+    if math.isinf(value):
+        raise Fault(token.span, f"{token.text} is not a 64-bit floating-point number")
+    return value
 
 
 def string_bytes(token: Token) -> bytes:

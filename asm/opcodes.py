@@ -36,7 +36,7 @@ FIXED = {
     "lodsb": "ac", "lodsw": "66ad", "lodsd": "ad", "lodsq": "48ad",
     "scasb": "ae", "scasw": "66af", "scasd": "af", "scasq": "48af",
     "insb": "6c", "insw": "666d", "insd": "6d", "outsb": "6e", "outsw": "666f", "outsd": "6f",
-    "ret": "c3", "retf": "cb", "retfq": "48cb",
+    "ret": "c3", "retf": "cb", "retfq": "48cb", "retf16": "66cb", "leave16": "66c9",
     "f2xm1": "d9f0", "fabs": "d9e1", "fchs": "d9e0", "fnclex": "dbe2", "fcos": "d9ff",
     "fdecstp": "d9f6", "fincstp": "d9f7", "fninit": "dbe3", "fld1": "d9e8", "fldl2e": "d9ea",
     "fldl2t": "d9e9", "fldlg2": "d9ec", "fldln2": "d9ed", "fldpi": "d9eb", "fldz": "d9ee",
@@ -44,6 +44,8 @@ FIXED = {
     "frndint": "d9fc", "fscale": "d9fd", "fsin": "d9fe", "fsincos": "d9fb", "fsqrt": "d9fa",
     "ftst": "d9e4", "fxam": "d9e5", "fxtract": "d9f4", "fyl2x": "d9f1", "fyl2xp1": "d9f9",
 }  # fmt: skip
+# With the number of bytes to drop
+RETURN = {"ret": b"\xc2", "retf": b"\xca", "retfq": b"\x48\xca", "retf16": b"\x66\xca"}
 # One memory operand: opcode, extension, REX.W
 MEMORY = {
     "fldcw": (b"\xd9", 5, 0), "fnstcw": (b"\xd9", 7, 0), "fnstsw": (b"\xdd", 7, 0),

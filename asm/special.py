@@ -13,10 +13,10 @@ from asm.registers import INTEL_GPR, RegClass
 from asm.source import Fault
 
 if TYPE_CHECKING:
-    from asm.translate import Translator
+    from asm.convert import Converter
 
 
-def _mov(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _mov(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     if len(operands) != 2:
         raise Fault(prog.span, f"{prog.op} takes two operands")
     source, destination = operands
@@ -33,11 +33,10 @@ def _mov(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Cod
         if width < 32 or any(o.kind is Kind.CONST for o in operands):
             raise Fault(prog.span, f"{prog.op} does not take these operands")
         name = "movq" if width == 64 else "movd"
-        if width == 64 and all(is_register(o, *vector) for o in operands):
-            if is_register(destination, RegClass.MMX):
-                name = "movdq2q" if is_register(source, RegClass.XMM) else name
-            elif is_register(source, RegClass.MMX):
-                name = "movq2dq"
+        if is_register(source, RegClass.MMX) and is_register(destination, RegClass.XMM):
+            raise Fault(prog.span, f"{prog.op} does not take these operands", "MOVQOZX does")
+        if is_register(source, RegClass.XMM) and is_register(destination, RegClass.MMX):
+            name = "movdq2q"
         return to.ordinary(prog, operands, Spec(name, (width,)))
     if is_register(source, RegClass.TLS):
         raise Fault(source.span, "MOVQ TLS goes to a register")
@@ -45,25 +44,25 @@ def _mov(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Cod
         return to.code(_mov_immediate(to, prog, source, destination), operands)
     if prog.op == "MOVLQZX" and all(o.kind is Kind.REG for o in operands):
         code = to.ordinary(prog, operands, spec)
-        return Code(code.insn._replace(load=True), code.reference)
+        return code._replace(insn=code.insn._replace(variant=True))
     return to.ordinary(prog, operands, spec)
 
 
-def _mov_immediate(to: Translator, prog: Prog, source: Operand, destination: Operand) -> Insn:
+def _mov_immediate(to: Converter, prog: Prog, source: Operand, destination: Operand) -> Insn:
     """MOVQ $i, R: from 1.27 MOVL where that does it, before only from 2^31 on."""
     value = source.offset
-    low = 0 if to.version >= (1, 27) else 1 << 31
+    low = 0 if to.go >= (1, 27) else 1 << 31
     width = 32 if low <= value < 1 << 32 else 64
     return Insn("mov", (to.operand(prog, destination, width), Imm(value)))
 
 
-def _lea(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _lea(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     if len(operands) == 2 and operands[0].kind is not Kind.MEM:
         raise Fault(operands[0].span, f"{prog.op} takes an address in memory first")
     return to.ordinary(prog, operands, spec)
 
 
-def _shift(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _shift(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     """The count first; CX stands for CL; three operands are SHLD and SHRD."""
     width = spec.widths[-1]
     if len(operands) not in {2, 3}:
@@ -88,7 +87,7 @@ def _shift(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> C
     return to.code(Insn(name, (*rest, amount)), operands)
 
 
-def _imul(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _imul(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     three = prog.op.startswith("IMUL3")
     if three != (len(operands) == 3) or not operands or len(operands) > 3:
         raise Fault(prog.span, f"{prog.op} takes {'three' if three else 'one or two'} operands")
@@ -103,13 +102,29 @@ def _imul(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Co
     return code
 
 
-def _ret(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
-    if len(operands) > 1 or (operands and operands[0].kind is not Kind.CONST):
-        raise Fault(prog.span, "RET takes nothing, $bytes or symbol(SB)")
+def _extend_word(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+    """MOVSX and MOVZX of a word to a word, which only Go has: with REX, as if of a byte."""
+    code = to.ordinary(prog, operands, spec)
+    return code._replace(insn=code.insn._replace(variant=True))
+
+
+def _alu(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+    """ADDB $1, AX is not ADDB $1, AL to Go until it assembles the function again (bytereg)."""
+    code = to.ordinary(prog, operands, spec)
+    if spec.widths != (8,) or not any(is_register(o, RegClass.GPR) for o in operands):
+        return code
+    return code._replace(insn=code.insn._replace(variant=True), again=code.insn)
+
+
+def _ret(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+    """RET; a tail call is a jump by now (frame.py)."""
+    if operands:
+        register = ", a register" if to.go >= (1, 27) else ""
+        raise Fault(operands[0].span, f"{prog.op} takes nothing{register} or symbol(SB)")
     return to.ordinary(prog, operands, spec)
 
 
-def _adjsp(to: Translator, prog: Prog, operands: list[Operand], _: Spec) -> Code | None:
+def _adjsp(to: Converter, prog: Prog, operands: list[Operand], _: Spec) -> Code | None:
     """ADDQ or SUBQ, whichever has a positive immediate; -128 is shorter than 128."""
     if len(operands) != 1 or operands[0].kind is not Kind.CONST:
         raise Fault(prog.span, "ADJSP takes $bytes")
@@ -121,7 +136,7 @@ def _adjsp(to: Translator, prog: Prog, operands: list[Operand], _: Spec) -> Code
     return to.code(Insn("sub", ("rsp", Imm(value))), [])
 
 
-def _push(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _push(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     if len(operands) != 1:
         raise Fault(prog.span, f"{prog.op} takes one operand")
     if operands[0].kind is Kind.CONST and spec.widths[0] == 16:
@@ -129,7 +144,7 @@ def _push(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Co
     return to.ordinary(prog, operands, spec)
 
 
-def _in_out(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _in_out(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     """IN and OUT take a port number, or DX by naming nothing."""
     accumulator = INTEL_GPR[spec.widths[0]][0]
     if not operands:
@@ -142,7 +157,7 @@ def _in_out(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> 
     return to.code(Insn(spec.intel, order), [])
 
 
-def _compare_vector(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _compare_vector(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     """CMPPS x, y, imm: the predicate stands last in Go, too."""
     if len(operands) != 3:
         raise Fault(prog.span, f"{prog.op} takes source, destination, predicate")
@@ -162,23 +177,42 @@ def _compare_vector(to: Translator, prog: Prog, operands: list[Operand], spec: S
     )
 
 
-def _extract(to: Translator, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+def _extract(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
     """PEXTR, PINSR: a general register is named with 32 bits where the element is smaller."""
-    widths = tuple(
-        32 if w in {8, 16} and o.kind is Kind.REG and position > 0 else w
-        for position, (w, o) in enumerate(zip(spec.widths, operands, strict=False))
-    )
     if len(operands) != 3:
         raise Fault(prog.span, f"{prog.op} takes three operands")
-    if prog.op == "EXTRACTPS" and operands[0].offset not in range(4):
-        raise Fault(operands[0].span, "EXTRACTPS selects $0 to $3")
+    widths = tuple(
+        32 if w in {8, 16} and o.kind is Kind.REG and position > 0 else w
+        for position, (w, o) in enumerate(zip(spec.widths, operands, strict=True))
+    )
     return to.ordinary(prog, operands, Spec(spec.intel, widths))
 
 
-BY_NAME = dict.fromkeys(("CMPPS", "CMPPD", "CMPSS", "CMPSD"), _compare_vector)
+def _select(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+    """Of the selecting byte two bits count, and Go takes no others."""
+    if operands and operands[0].offset not in range(4):
+        raise Fault(operands[0].span, f"{prog.op} selects $0 to $3")
+    return to.ordinary(prog, operands, spec)
+
+
+def _movqozx(to: Converter, prog: Prog, operands: list[Operand], spec: Spec) -> Code:
+    """MOVQ2DQ of an MMX register; of an XMM register or memory MOVQ, which clears the rest too."""
+    if len(operands) != 2 or not is_register(operands[1], RegClass.XMM):
+        raise Fault(prog.span, f"{prog.op} does not take these operands")
+    if is_register(operands[0], RegClass.XMM) or operands[0].kind is Kind.MEM:
+        return to.ordinary(prog, operands, Spec("movq", (64,)))
+    return to.ordinary(prog, operands, spec)
+
+
+BY_NAME = dict.fromkeys(("CMPPS", "CMPPD", "CMPSS", "CMPSD"), _compare_vector) | {
+    "MOVSWW": _extend_word, "MOVZWW": _extend_word, "MOVQOZX": _movqozx,
+    "EXTRACTPS": _select, "SHA1RNDS4": _select,
+}  # fmt: skip
 BY_INTEL = {
     "mov": _mov,
     "lea": _lea,
+    "add": _alu, "or": _alu, "adc": _alu, "sbb": _alu, "and": _alu, "sub": _alu, "xor": _alu,
+    "cmp": _alu, "test": _alu,
     "shl": _shift, "shr": _shift, "sar": _shift, "rol": _shift, "ror": _shift,
     "rcl": _shift, "rcr": _shift,
     "imul": _imul,
@@ -188,5 +222,4 @@ BY_INTEL = {
     "in": _in_out, "out": _in_out,
     "pinsrb": _extract, "pinsrw": _extract, "pinsrd": _extract, "pinsrq": _extract,
     "pextrb": _extract, "pextrw": _extract, "pextrd": _extract, "pextrq": _extract,
-    "extractps": _extract,
 }  # fmt: skip

@@ -79,3 +79,21 @@ def test_instructions_of_a_function_touch_each_other() -> None:
             assert instruction.address == at
             at = instruction.end
         assert at == function.end
+
+
+def test_ret_of_a_register_is_a_tail_call_from_1_27_on() -> None:
+    # go tool asm of 1.27.3; 1.26.6 refuses it.
+    text = "TEXT \u00b7f(SB), 4, $0\n\tRET AX\n"
+    target = Target(go=(1, 27))
+    found = assemble([Source("ret.s", text)], target, text_address=0x400000, data_address=0x500000)
+    assert found.segments[0].data.hex() == "ffe0"
+
+
+def test_a_zero_that_xorps_makes_needs_no_constant() -> None:
+    text = "TEXT \u00b7f(SB), 4, $0\n\tMOVSD $0.0, X1\n\tRET\n"
+    found = assemble(
+        [Source("zero.s", text)], Target(), text_address=0x400000, data_address=0x500000
+    )
+    # go tool asm 1.22.10: the object has no $f64.0000000000000000.
+    assert found.segments[0].data.hex() == "0f57c9c3"
+    assert found.data == ()

@@ -218,3 +218,35 @@ TEXT ·stores(SB), NOSPLIT, $0
 	MOVLPS X11, (R11)
 	MOVHPD (R11), X2
 	RET
+
+// Until the assembler comes through the function again, AX is not AL to an 8-bit instruction.
+TEXT ·once(SB), NOSPLIT, $0
+	ADDB $1, AX
+	XORB $7, AX
+	CMPB AX, $-1
+	TESTB $1, AX
+	TESTB $1, AL
+	RET
+
+TEXT ·seldom(SB), NOSPLIT, $0
+	MOVSWW BP, DX
+	MOVSWW DX, BP
+	MOVZWW SI, R9
+	MOVZWW (SI), SI
+	MOVQOZX X15, X11
+	MOVQOZX M1, X11
+	MOVQOZX (AX), X1
+	MOVDQ2Q X1, M1
+	SHA1RNDS4 $3, X1, X2
+	XABORT $255
+	VCVTPS2PD.BCST (R11), X11
+	VCVTPS2QQ.BCST (R11), Y11
+	RETFL $12
+	RETFQ $12
+	RETFW $12
+	RETFW
+	LEAVEW
+	NOP X1
+	NOP 8(SP)
+	MOVQ 8(FS), AX
+	RET
