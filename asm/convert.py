@@ -106,10 +106,7 @@ class Converter:
             segment, base = base.name.lower(), None
         if segment and any(operand is between for between in prog.operands[1:-1]):
             # asm6.go asks the first and the last operand for their segment, no other.
-            raise Fault(
-                operand.span,
-                f"Go's assembler drops the segment here: {prog.op} would read elsewhere",
-            )
+            raise Fault(operand.span, f"Go's assembler loses the segment here, in {prog.op}")
         if prog.op == "LEAL" and -(1 << 31) <= disp < 1 << 32:
             # The one instruction whose offset may be given unsigned.
             disp = disp - (1 << 32) if disp >= 1 << 31 else disp
