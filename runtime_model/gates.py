@@ -123,10 +123,10 @@ def _minit(rt: Runtime) -> None:
 
 
 def _sigtrampgo(rt: Runtime) -> None:
-    """Sigtramp leaves its arguments on the stack in every version."""
+    """Sigtramp leaves its arguments on the stack in every version: sig, info, ctx."""
     rsp = rt.thread.registers["RSP"]
-    sig, info, ctx = (rt.memory.u64(rsp + 8 + 8 * i) for i in range(3))
-    signal_unix.sigtrampgo(rt, sig & 0xFFFF_FFFF, info, ctx)
+    sig, ctx = rt.memory.u64(rsp + 8), rt.memory.u64(rsp + 24)
+    signal_unix.sigtrampgo(rt, sig & 0xFFFF_FFFF, ctx)
     rt.clobber()
 
 

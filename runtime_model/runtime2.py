@@ -146,7 +146,6 @@ class G(View):
     preemptscan = Field("preemptscan", size=1)  # 1.13
     gcscandone = Field("gcscandone", size=1)
     startpc = Field("startpc")
-    gopc = Field("gopc")
     xRegs_state = Field("xRegs.state")
 
 
@@ -211,10 +210,8 @@ class Sched(View):
     __slots__ = ()
     struct = "schedt"
 
-    goidgen = Field("goidgen")
     midle = Field("midle")
     nmidle = Field("nmidle", size=4)
-    mnext = Field("mnext")
     pidle = Field("pidle")
     npidle = Field("npidle", size=4)
     nmspinning = Field("nmspinning", size=4)

@@ -17,17 +17,15 @@ SHOWN_WORDS = 6  # how much of the stack PushedCall carries
 
 
 class sigctxt:  # Go's name
-    """A view of one signal frame's siginfo and ucontext."""
+    """A view of one signal frame's ucontext."""
 
-    __slots__ = ("_context", "_rip", "_rsp", "ctxt", "info", "rt")
+    __slots__ = ("_rip", "_rsp", "rt")
 
-    def __init__(self, rt: Runtime, info: int, ctxt: int) -> None:
+    def __init__(self, rt: Runtime, ctxt: int) -> None:
         self.rt = rt
-        self.info = info
-        self.ctxt = ctxt
-        self._context = ctxt + rt.layout.offset("ucontext", "uc_mcontext")
-        self._rip = self._context + rt.layout.offset("sigcontext", "rip")
-        self._rsp = self._context + rt.layout.offset("sigcontext", "rsp")
+        context = ctxt + rt.layout.offset("ucontext", "uc_mcontext")
+        self._rip = context + rt.layout.offset("sigcontext", "rip")
+        self._rsp = context + rt.layout.offset("sigcontext", "rsp")
 
     def sigpc(self) -> int:
         """The interrupted PC."""
@@ -36,10 +34,6 @@ class sigctxt:  # Go's name
     def sigsp(self) -> int:
         """The interrupted stack pointer."""
         return self.rt.memory.u64(self._rsp)
-
-    def sigaddr(self) -> int:
-        """The address of the access that faulted (siginfo.si_addr)."""
-        return self.rt.memory.u64(self.info + 16)
 
     def set_rip(self, value: int) -> None:
         """Changes where the thread goes on."""

@@ -95,7 +95,7 @@ def signalM(rt: Runtime, mp: M, sig: int) -> None:
 
 
 @named
-def sigtrampgo(rt: Runtime, sig: int, info: int, ctx: int) -> None:
+def sigtrampgo(rt: Runtime, sig: int, ctx: int) -> None:
     """The handler behind sigtramp: runs on gsignal's stack and g until it returns."""
     if sigfwdgo(rt):
         return
@@ -103,7 +103,7 @@ def sigtrampgo(rt: Runtime, sig: int, info: int, ctx: int) -> None:
     mp = rt.m(gp.m)
     rt.setg(rt.g(mp.gsignal))
     adjustSignalStack(rt, mp)
-    sighandler(rt, sig, sigctxt(rt, info, ctx), gp)
+    sighandler(rt, sig, sigctxt(rt, ctx), gp)
     rt.memory.put_u64(rt.thread.registers["FS_BASE"] - 8, gp.address)
 
 
