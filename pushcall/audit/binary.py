@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 Refused = Sequence[tuple[int, int, Verdict]]  # as StaticVerdicts.refused gives them
 _CHUNK: Final = 512  # functions that are audited at a time
 _CALL_DEPTH: Final = 4  # nosplit functions that are looked into for a stop
-KINDS: Final = tuple(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pushcall.audit.safepoints import Listing
     from runtime_model.version import GoVersion
 
-_KINDS = ("unbounded", "counted", "rep", "constant")  # control_flow.Kind, without its imports
+KINDS = ("unbounded", "counted", "rep", "constant")  # control_flow.Kind, without its imports
 
 
 def rules(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,7 +168,7 @@ def _print_listings(listings: Iterable[Listing], pc: int | None, as_json: bool) 
 @click.option("--include-runtime", is_flag=True, help="Also the runtime's own Go code.")
 @click.option(
     "--fail-on",
-    type=click.Choice((*_KINDS, "any")),
+    type=click.Choice((*KINDS, "any")),
     multiple=True,
     help="Exit with 1 if a finding is of this kind.",
 )

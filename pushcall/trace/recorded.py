@@ -111,10 +111,6 @@ class RecordedRun:
         """The registers behind the instruction, before the kernel or the runtime changes them."""
         return self.log.behind(step)
 
-    def changed(self, step: int) -> list[str]:
-        """Names of the registers that the instruction changes, RIP among them."""
-        return self.registers(step).diff(self.behind(step))
-
     def _memory(self, step: int) -> PastMemory:
         return self.log.history.at(self.recording.records(step))
 

@@ -15,6 +15,7 @@ from go_binary import ASM_FLAG, Function, GoBinaryWriter
 from pushcall.audit.binary import Finding, audit, diff, lines
 from pushcall.audit.control_flow import Kind, components, decode, scan, suspects
 from pushcall.audit.sarif import to_sarif
+from pushcall.cli.binary import KINDS
 from pushcall.cli.binary import audit as audit_command
 from pushcall.usage import UsageError
 from runtime_model.preempt import Reason
@@ -275,3 +276,7 @@ def test_a_misspelt_package_suggests_near_ones(tmp_path: Path) -> None:
             catch_exceptions=False,
             standalone_mode=False,
         )
+
+
+def test_the_options_words_are_all_kinds() -> None:
+    assert sorted(KINDS) == sorted(kind.value for kind in Kind)
