@@ -14,6 +14,7 @@ from asm.encode import encode
 from asm.image import PcTable, PcValue, UnsafePointSafe
 from asm.item import Align, Branch, Bytes, Code, Item, Reference, Translates
 from asm.machine import CannotEncodeError
+from asm.opcodes import CC
 from asm.operand import Kind
 from asm.source import Diagnostics, Fault
 from asm.verify import MismatchError, disassemble
@@ -37,8 +38,7 @@ _NOPS = (
     bytes.fromhex("0f1f840000000000"),
     bytes.fromhex("660f1f840000000000"),
 )
-_CC = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
-_JCC = {f"j{cc}": number for number, cc in enumerate(_CC)}
+_JCC = {f"j{cc}": number for number, cc in enumerate(CC)}
 # Branches that have only a short form.
 _SHORT_ONLY = {
     "jecxz": b"\x67\xe3",

@@ -202,7 +202,7 @@ class Preprocessor:
             path = directory / name
             try:
                 if path.is_file():
-                    return Source(str(path), path.read_text(encoding="utf-8"))
+                    return Source(str(path), path.read_text(encoding="utf-8-sig"))
             except (OSError, UnicodeDecodeError, ValueError) as error:
                 raise Fault(rest[0].span, f"cannot read {name}: {error}") from None
         if name in self._fallbacks:
@@ -279,9 +279,9 @@ class Preprocessor:
                     body.append(
                         Token(part.kind, part.text, token.source, token.start, end, part.span)
                     )
+                if self._produced + len(body) > MAX_TOKENS:
+                    raise Fault(token.span, "the macros of this file expand to too much")
             self._produced += len(body)
-            if self._produced > MAX_TOKENS:
-                raise Fault(token.span, "the macros of this file expand to too much")
             out.extend(self._expand(body, depth + 1) if body else ())
         return out
 

@@ -6,6 +6,7 @@ command line go before them.
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,6 +92,7 @@ def read_source(path: Path) -> Source:
         raise UsageError(f"{path}: more than {MAX_SOURCE >> 20} MiB: not an assembly file")
     if data.startswith(ELF_MAGIC):
         raise UsageError(f"{path}: an ELF file; this command reads assembly text")
+    data = data.removeprefix(codecs.BOM_UTF8)  # Go's scanner passes over it, too
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

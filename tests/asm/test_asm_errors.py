@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+import tracemalloc
+from typing import TYPE_CHECKING
 
 import pytest
 
 from asm.assemble import AsmError, GoAsmH, Source, Target, assemble
+from pushcall.snippet.program import read_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def errors(text: str, **target: object) -> list[str]:
@@ -296,3 +302,23 @@ def test_control_characters_of_a_line_do_not_reach_the_terminal() -> None:
 )
 def test_operands_that_no_form_takes_are_refused(statement: str) -> None:
     assert "does not take these operands" in error(statement)
+
+
+def test_one_macro_cannot_fill_the_memory_before_it_is_stopped() -> None:
+    # A thousand times ten thousand tokens, by a single invocation.
+    text = f"#define A(x) {'x ' * 1000}\nA({'1 ' * 10_000})\n"
+    tracemalloc.start()
+    assert "expand to too much" in errors(text)[0]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 << 20
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    # go tool asm 1.22.10 takes both files.
+    (tmp_path / "mark.h").write_text("#define N 1\n", encoding="utf-8-sig")
+    main = tmp_path / "main.s"
+    text = '#include "mark.h"\nTEXT \u00b7f(SB), 4, $0\n\tMOVL $N, AX\n'
+    main.write_text(text, encoding="utf-8-sig")
+    found = assemble([read_source(main)], Target(), text_address=0x400000, data_address=0x500000)
+    assert found.segments[0].data.hex() == "b801000000"
