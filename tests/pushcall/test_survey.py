@@ -34,8 +34,8 @@ def found(result: CheckResult) -> dict[str, object]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_survey_and_the_whole_runtime_agree_on_examples(name: str, go: str) -> None:
     folder = (EXAMPLES / name).parent
-    surveyed = check(short(name), folder, go=go, budget=700)  # one example has no end
-    direct = check(short(name), folder, go=go, budget=700, all_direct=True)
+    surveyed = check(short(name), folder, go=go, budget=450)  # one example has no end
+    direct = check(short(name), folder, go=go, budget=450, all_direct=True)
     assert found(surveyed) == found(direct)
     assert direct.direct == direct.points
     assert 0 < surveyed.direct <= surveyed.points
@@ -152,7 +152,7 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_that_try_to_slip_through_are_lost_where_they_are(name: str) -> None:
     """Each depends on something that differs from visit to visit, or hides behind the poison."""
-    shorter = LOOP.replace("$20, 400(SP)", "$15, 400(SP)")
+    shorter = LOOP.replace("$20, 400(SP)", "$11, 400(SP)")
     surveyed = check(shorter, trampoline=MUTANTS[name])
     direct = check(shorter, trampoline=MUTANTS[name], all_direct=True)
     assert found(surveyed) == found(direct)

@@ -62,7 +62,7 @@ def walked(
 def test_walks_are_right_at_every_boundary_of_calls_and_growth(go: str) -> None:
     begun_in: set[str] = set()
     for file in ("nested.s", "growth.s", "add.s"):
-        shadow, out = walked(shorter(file), go, 3)
+        shadow, out = walked(shorter(file), go, 5)
         assert out.exit == 0, out.crash
         assert shadow.wrong == [], "\n".join(shadow.wrong)
         begun_in |= set(shadow.compared)
