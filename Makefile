@@ -21,7 +21,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2
 
 # Against toolchains, which are installed by package name into .cache: minutes, not in `make test`.
 conformance: $(STAMP)
