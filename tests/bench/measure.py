@@ -16,10 +16,13 @@ import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+
+MANY: Final = 1000  # a second: told as a rate, fewer as the time that one takes
 
 
 @dataclass
@@ -127,15 +130,23 @@ def table(groups: list[Group]) -> str:
 
 def _limits(contender: Contender) -> list[str]:
     """What was measured of it and is limited, in words."""
-    limits = [(1 / contender.rate, contender.most, "s")]
+    name, rate, most = contender.name, contender.rate, contender.most
+    lines = []
+    if most is not None and rate >= MANY:
+        missed = "" if rate >= 1 / most else "  MISSED"
+        lines.append(f"  {name}: {number(rate)} a second, wanted {number(1 / most)}{missed}")
+    elif most is not None or isinstance(contender, Command):
+        lines.append(f"  {name}: {_limited(1 / rate, 's', most)}")
     if isinstance(contender, Command) and contender.room is not None:
-        limits.append((contender.memory, contender.room, "MiB"))
-    return [
-        f"  {contender.name}: {value:.3g} {unit}"
-        + ("" if most is None else f", wanted {most:g}{'' if value <= most else '  MISSED'}")
-        for value, most, unit in limits
-        if most is not None or isinstance(contender, Command)
-    ]
+        lines.append(f"  {name}: {_limited(contender.memory, 'MiB', contender.room)}")
+    return lines
+
+
+def _limited(value: float, unit: str, most: float | None) -> str:
+    text = f"{value:.3g} {unit}"
+    if most is None:
+        return text
+    return f"{text}, wanted {most:g}{'' if value <= most else '  MISSED'}"
 
 
 def number(rate: float) -> str:
