@@ -16,8 +16,8 @@ MAY_IMPORT = {
 }
 # The rooms and files of pushcall/, from below; each imports only what stands before it.
 FLOORS = (
-    {"usage", "content", "processes"},
-    {"show"},
+    {"usage", "processes"},
+    {"content", "show"},
     {"snippet"},
     {"trampoline", "audit", "trace"},
     {"check"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ def invoke(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ("run", "no-such-file", "--strace"),
+            "no-such-file: No such file",
+        ),  # rather than a snippet
         (("run", ADD, "--at", ""), "--at : not numbers"),
         (("run", ADD, "--stack", "0"), "stack: a power of two from 2048"),
         (("run", ADD, "--expect", "preserved"), "--expect preserved: of a run"),
@@ -129,3 +135,13 @@ def test_a_pattern_chooses_functions_of_a_snippet_too() -> None:
 def test_the_list_of_commands_cuts_no_sentence() -> None:
     shown = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout
     assert "..." not in shown.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", ["run", "check", "asm", "audit", "safepoints"])
+def test_a_pipe_is_read_once_from_its_first_byte(command: str) -> None:
+    with subprocess.Popen(["cat", ADD], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        pipe = f"/dev/fd/{cat.stdout.fileno()}"
+        there = invoke(command, ADD, "--json")
+        piped = invoke(command, pipe, "-I", str(EXAMPLES), "--json")
+    assert json.loads(piped.replace(pipe, ADD)) == json.loads(there)
