@@ -3,7 +3,7 @@
 //
 // The host steps in before four instructions, which are marked so: it brings the next boundary's
 // registers to batch·load, their complements to batch·opposite and the stack to its place, and it
-// compares batch·state (pushcall/batch_hooks.py). The blocks are laid out as in
+// compares batch·state (pushcall/check/batch_hooks.py). The blocks are laid out as in
 // emulator/registers.py. The snippet's code is not there: where the boundary's instruction was
 // stands CALL batch·landed, everything else faults. So the landing PC is what CALL pushed, less its
 // five bytes.

@@ -1,7 +1,7 @@
 // The exhaustive check on the real processor: takes recorded boundaries one after the other,
 // preempts each through the trampoline and compares what lands, without stopping while all is well.
 //
-// What it works on is pushcall/batch_hooks.py's block of words, batch·words, and the frames of
+// What it works on is pushcall/check/batch_hooks.py's block of words, batch·words, and the frames of
 // emulator/frames.py. The snippet's code is not there: every byte of it is an invalid instruction,
 // but where the boundary's instruction was stands CALL batch·landed. So the landing PC is what CALL
 // pushed, less its five bytes. DF is clear wherever this code runs.

@@ -1,5 +1,5 @@
 // What a preemption can lose, all of it alive: the snippet on which trampolines are tried that are
-// wrong on purpose (pushcall/mutants.py). Every general register, both halves of every XMM register,
+// wrong on purpose (pushcall/check/mutants.py). Every general register, both halves of every XMM register,
 // each arithmetic flag both ways, DF, MXCSR, x87 and the words above RSP hold values that nothing
 // else has, at boundaries with RSP at 0 and at 8 modulo 16. It runs through its loop four times, so
 // that boundaries are tried in both of the check's ways; in it RSP lies 40 to 64 bytes above a multiple
