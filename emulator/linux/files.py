@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from emulator.linux.process import Process
     from emulator.linux.threads import Thread
 
+SEEK_MAX: Final = 4
 MAX_RW_COUNT: Final = 0x7FFF_F000
 O_ACCMODE: Final = 3
 O_CREAT: Final = 0o100
@@ -70,9 +71,11 @@ def read(process: Process, thread: Thread, fd: int, buf: int, count: int) -> int
 
 
 def pread64(process: Process, thread: Thread, fd: int, buf: int, count: int, pos: int) -> int:
-    """Reads at a position of a regular file."""
+    """Reads at a position of a regular file; of /dev/null, nothing."""
     del thread
     file = process.file(fd)
+    if isinstance(file, Null):
+        return -Errno.EINVAL if pos >> 63 else 0
     if not isinstance(file, Input) or not file.mode & S_IFREG:
         return -Errno.ESPIPE
     if pos >> 63:
@@ -206,9 +209,12 @@ def dup3(process: Process, thread: Thread, oldfd: int, newfd: int, flags: int) -
 
 
 def lseek(process: Process, thread: Thread, fd: int, offset: int, whence: int) -> int:
-    """The position of a regular file, or of a directory among its entries."""
+    """The position of a regular file, or of a directory among its entries; /dev/null's is 0."""
     del thread
     file = process.file(fd)
+    if isinstance(file, Null):
+        # drivers/char/mem.c: null_lseek, whatever it is asked that fs/read_write.c lets through.
+        return 0 if whence & 0xFFFF_FFFF <= SEEK_MAX else -Errno.EINVAL
     if isinstance(file, Directory) and offset >> 63 == whence & 0xFFFF_FFFF == 0:
         file.position = offset
         return offset

@@ -28,7 +28,7 @@ PAGE = 4096
 MMAP, MPROTECT, MUNMAP, MADVISE, MINCORE = 9, 10, 11, 28, 27
 READ, WRITE, CLOSE, FSTAT, LSEEK, IOCTL, WRITEV, PREAD, FCNTL = 0, 1, 3, 5, 8, 16, 20, 17, 72
 PIPE2, EVENTFD2, EPOLL_CREATE1, EPOLL_CTL, EPOLL_WAIT, DUP3 = 293, 290, 291, 233, 232, 292
-UNAME, GETRLIMIT, AFFINITY = 63, 97, 204
+UNAME, GETRLIMIT, AFFINITY, OPENAT = 63, 97, 204, 257
 
 ON_THE_HOST = """
 import ctypes, json, mmap, os, sys
@@ -181,6 +181,22 @@ def test_reading_positions_and_status_of_a_file() -> None:
             (READ, 3, DATA, 1),
             (LSEEK, 8, 0, 0),
         ]
+    )
+
+
+def test_dev_null_has_one_position_and_nothing_at_it() -> None:
+    agree(
+        [
+            (OPENAT, -100, DATA, 2, 0),
+            (LSEEK, 4, 5, 0),
+            (LSEEK, 4, 0, 1),
+            (LSEEK, 4, -3, 9),
+            (WRITE, 4, DATA, 4),
+            (READ, 4, DATA + 64, 8),
+            (PREAD, 4, DATA + 64, 8, 3),
+            (PREAD, 4, DATA + 64, 8, -1),
+        ],
+        b"/dev/null\0",
     )
 
 
