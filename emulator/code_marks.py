@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emulator import fence
+from emulator.checks import is_always_aligned
 from emulator.hooks import GUARDED, Mark
 from emulator.memory import PRIVATE, UnmappedError
 
@@ -102,7 +103,10 @@ class CodeMarks:
                 code = bytes(marked.region.view[offset : offset + fence.MAX_LENGTH])
                 if len(code) < fence.MAX_LENGTH:
                     code = self.code(address)
-                found = marked.marks[offset] | fence.marks(code)
+                own = fence.marks(code)
+                if own & _FENCE and is_always_aligned(code, address):
+                    own &= ~_FENCE
+                found = marked.marks[offset] | own
                 marked.marks[offset] = found
                 length = length if length <= fence.MAX_LENGTH else 0
                 guard = self.guard if length and found & _FENCE else None

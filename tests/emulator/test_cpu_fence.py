@@ -141,6 +141,22 @@ def test_aligned_operands_run_in_a_loop_and_count(unicorn: Machine) -> None:
     assert "0x600008 is not aligned" in stop.fault.detail
 
 
+# SDM volume 2, 2.2.1.6: RIP-relative is from behind the instruction, its immediate included.
+@pytest.mark.parametrize("text", ["paddb xmm0, [rip + {}]", "pshufd xmm0, [rip + {}], 1"])
+def test_a_constant_operand_is_looked_at_once(
+    unicorn: Machine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 9 if text.endswith(", 1") else 8
+    cpu = unicorn(f"{text.format(17 - size)}; syscall")
+    stop = cpu.run(9)
+    assert stop.fault is not None
+    assert (stop.fault.kind, stop.executed) == (FaultKind.PRIVILEGED, 0)
+    assert f"{CODE + 17:#x} is not aligned" in stop.fault.detail
+    monkeypatch.setattr("emulator.checks.objection", None)  # nobody asks again
+    cpu = unicorn(f"{text.format(16 - size)}; syscall")
+    assert cpu.run(9) == Stop(StopReason.SYSCALL, 2)
+
+
 # SDM volume 2, CMPXCHG: where the comparison holds the accumulator is not written; else EAX is,
 # which clears the upper half of RAX.
 def test_cmpxchg_of_32_bits_keeps_the_upper_half_of_rax_where_it_holds(machine: Machine) -> None:
