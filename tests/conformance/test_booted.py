@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toolchains import CACHE, build, versions
+from toolchains import CACHE, build, goroot, versions
 
 from pushcall.booted.run import BinaryOutcome, run_binary
 from runtime_model.booted import Settings
@@ -58,6 +58,57 @@ def test_a_stripped_position_independent_program_ends_as_on_the_host(version: st
     host = subprocess.run([path], capture_output=True, check=False, env={})
     out = emulated(path)
     assert (out.exit, out.output[1]) == (host.returncode, host.stdout)
+
+
+COMPILED = """package p
+
+type tree[T any] struct {
+	left, right *tree[T]
+	value       T
+}
+
+func (t *tree[T]) walk(f func(T) bool) bool {
+	return t == nil || t.left.walk(f) && f(t.value) && t.right.walk(f)
+}
+
+func Sum(t *tree[float64]) (sum float64) {
+	t.walk(func(v float64) bool { sum += v; return sum < 1e9 })
+	return sum
+}
+
+func Primes(n int) (found []int) {
+next:
+	for i := 2; i < n; i++ {
+		for _, p := range found {
+			if i%p == 0 {
+				continue next
+			}
+		}
+		found = append(found, i)
+	}
+	return found
+}
+"""
+
+
+@pytest.mark.parametrize("version", versions())
+def test_gos_own_compiler_compiles_as_on_the_host(version: str, tmp_path: Path) -> None:
+    source = tmp_path / "p.go"
+    source.write_text(COMPILED)
+    arguments = ["-p", "p", "-S", "-o", "/dev/null", str(source)]
+    compiler = goroot(version) / "pkg/tool/linux_amd64/compile"
+    host = subprocess.run([compiler, *arguments], capture_output=True, check=True, env={})
+    assert b"TEXT\tp.Primes(SB)" in host.stdout or b"p.Primes STEXT" in host.stdout
+    settings = Settings(
+        (b"compile", *map(os.fsencode, arguments)),
+        files=((str(source), COMPILED.encode()),),
+        budget=4_000_000_000,
+    )
+    with GoBinary(compiler) as binary:
+        out = run_binary(binary, settings, [])[1]
+    assert (out.died, out.exit) == ("", 0)
+    assert out.output.get(1) == host.stdout
+    print(f"{version:8} compile {out.instructions:>11} instructions")
 
 
 # GOAMD64=v2: SSE4.2, POPCNT and CMPXCHG16B without asking; v3 has AVX2, which is not told of.
