@@ -136,6 +136,7 @@ class Runtime(Views):
     @contextlib.contextmanager
     def acting(self, thread: Thread) -> Iterator[None]:
         """Runtime functions run in the thread's name meanwhile."""
+        self.machine.registers(thread)  # made current: it may have been the last to run
         before, self._thread = self._thread, thread
         try:
             yield

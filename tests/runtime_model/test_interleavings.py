@@ -38,3 +38,14 @@ def test_what_fails_is_one_command_that_fails_again(
         out = capsys.readouterr().out
         assert what in out
     assert status_of(command, monkeypatch) == 0
+
+
+def test_who_acts_in_the_name_of_the_thread_that_ran_last_has_its_registers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """M1 is in its signal handler, and is made to send a signal right after it has run."""
+    schedule = "0:slice=1,1:signal=1,437:signal=1,36:signal=0,26:signal=0"
+    command = f"pushcall run {PROGRAMS[0]} --go 1.14 --goroutines 3 --procs 2 --schedule {schedule}"
+    assert PROGRAMS[0].endswith("growth.s")
+    assert status_of(command, monkeypatch) == 0
+    assert "4 refused" in capsys.readouterr().out
