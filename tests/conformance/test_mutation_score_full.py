@@ -26,8 +26,8 @@ def test_every_mutant_is_killed_or_proven(minor: int, engine: str) -> None:
         pytest.skip(objection)
     version = GoVersion(1, minor)
     workshop = Workshop(Trampoline(), version, engine)
-    # What is proven is checked too, for one version of each family.
-    result = score(workshop, confirm=(1, minor) in CONFIRMED)
+    # What is proven is checked too, for one version of each family; the proof knows no engine.
+    result = score(workshop, confirm=engine != NATIVE and (1, minor) in CONFIRMED)
     counts = {verdict: len(result.of(verdict)) for verdict in (KILLED, EQUIVALENT, SURVIVED)}
     print(f"Go {version}: {result.total} mutants of {result.instructions} instructions: {counts}")
     assert [f"{mutant}: {mutant.why}" for mutant in result.of(SURVIVED)] == []
