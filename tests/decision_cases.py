@@ -175,6 +175,10 @@ class _Machine:
     events: EventStream
     now: int = 0
 
+    def registers(self, thread: Any) -> Any:
+        """As Machine.registers: no processor holds any."""
+        return thread.registers
+
 
 class _Gone(BaseException):
     """Newstack left for something that does not return."""
