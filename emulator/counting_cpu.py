@@ -97,7 +97,7 @@ class CountingCpu(ExplainedStops):
         self.memory = memory
         self.time_stamp: Callable[[], int] = lambda: 0
         self.processor = 0
-        self._random = random.Random(seed)  # noqa: S311  # must be the same each time
+        self.random = random.Random(seed)  # noqa: S311  # must be the same each time
         self._marks = CodeMarks(memory)
         self._refused: dict[int, str] = {}
         self._raised: BaseException | None = None
@@ -213,15 +213,6 @@ class CountingCpu(ExplainedStops):
     def rip(self) -> int:
         """The current RIP, without saving the rest."""
         return self._rip
-
-    @property
-    def random_state(self) -> object:
-        """What RDRAND and RDSEED go on from."""
-        return self._random.getstate()
-
-    @random_state.setter
-    def random_state(self, state: object) -> None:
-        self._random.setstate(state)  # type: ignore[arg-type]
 
     def add_gates(self, start: int, end: int) -> None:
         """Declares `[start, end)` to be gates; it need not be mapped."""

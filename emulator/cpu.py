@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from random import Random
 
     from emulator.fault import Fault
     from emulator.memory import Memory, Region
@@ -67,7 +68,7 @@ class Cpu(Protocol):
     """One processor in user mode (CPL 3 semantics), running the code of one `Memory`."""
 
     memory: Memory
-    random_state: object  # what random numbers go on from
+    random: Random  # gives the numbers of RDRAND and RDSEED
     name: str  # of the engine and its way of counting, as reports quote it
 
     def attach(self, region: Region) -> None:

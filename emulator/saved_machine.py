@@ -84,7 +84,7 @@ def save(machine: Machine, fresh: Memory) -> SavedMachine:
         state.process,
         slice_ns,
         slice_random,  # type: ignore[arg-type]
-        machine.cpu.random_state,  # type: ignore[arg-type]
+        machine.cpu.random.getstate(),
         state.instructions,
         state.current,
     )
@@ -123,7 +123,7 @@ def restore(machine: Machine, saved: SavedMachine, read: Callable[[int], bytes])
     cpu.remap()
     slices = (saved.slice_ns, saved.slice_random)
     machine.set_state(MachineState(saved.process, slices, saved.instructions, saved.current))
-    cpu.random_state = saved.cpu_random
+    cpu.random.setstate(saved.cpu_random)
 
 
 def _basis(fresh: Memory, start: int, size: int) -> memoryview | None:

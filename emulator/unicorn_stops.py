@@ -75,7 +75,7 @@ class ExplainedStops:
     """The part of a processor that reads the stops of its counting engine."""
 
     memory: Memory
-    _random: random.Random
+    random: random.Random
     _marks: CodeMarks
     _refused: dict[int, str]
     _raised: BaseException | None
@@ -248,7 +248,7 @@ class ExplainedStops:
     def _draw(self, instruction: fence.Random) -> None:
         """Executes RDRAND or RDSEED: CF = 1, the other arithmetic flags 0 (SDM volume 2)."""
         engine, number = self.engine, NUMBERS[GENERAL[instruction.register]]
-        value = self._random.getrandbits(instruction.bits)
+        value = self.random.getrandbits(instruction.bits)
         if instruction.bits == 16:
             value |= engine.read(number) & ~0xFFFF
         flags = engine.read(Register.RFLAGS) & ~ARITHMETIC_FLAGS

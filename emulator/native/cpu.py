@@ -76,7 +76,7 @@ class NativeCpu:
         self.name = "native, each instruction counted"
         self.time_stamp: Callable[[], int] = lambda: 0
         self.processor = 0
-        self._random = random.Random(seed)  # noqa: S311  # must be the same each time
+        self.random = random.Random(seed)  # noqa: S311  # must be the same each time
         self._child: FencedChild | None = FencedChild(memory)
         self.features = self._child.features
         self._state = Registers()
@@ -193,15 +193,6 @@ class NativeCpu:
     def rip(self) -> int:
         """The current RIP, without saving the rest."""
         return self._rip
-
-    @property
-    def random_state(self) -> object:
-        """What RDRAND and RDSEED go on from."""
-        return self._random.getstate()
-
-    @random_state.setter
-    def random_state(self, state: object) -> None:
-        self._random.setstate(state)  # type: ignore[arg-type]
 
     # Execution.
 
@@ -376,7 +367,7 @@ class NativeCpu:
         instruction = fence.random(self.memory.read_some(self._rip, fence.MAX_LENGTH))
         self._bring()
         name = GENERAL[instruction.register]
-        value = self._random.getrandbits(instruction.bits)
+        value = self.random.getrandbits(instruction.bits)
         if instruction.bits == 16:
             value |= self._state[name] & ~0xFFFF
         flags = self._state["RFLAGS"] & ~int(ARITHMETIC_FLAGS)

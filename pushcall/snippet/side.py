@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from asm.image import Code
     from emulator.events import Event
+    from emulator.linux.process import RandomState
     from emulator.linux.threads import Thread
     from emulator.registers import Registers
     from emulator.snapshot import Snapshot
@@ -64,7 +65,7 @@ class Side:
 
     def begin(self, start: Start | None = None) -> bool:
         """Comes to the first boundary, or takes that of another; False if there is none."""
-        self._random = self.machine.cpu.random_state
+        self._random = self.machine.cpu.random.getstate()
         if start is None:
             alive = self.advance(0)
             if alive and self._call is not None:
@@ -134,12 +135,12 @@ class Side:
         """Becomes a copy of the other runtime, which was booted from the same program."""
         machine = other.machine
         tid = other.thread.tid if other.thread is not None else None
-        self._become(machine.snapshot(), machine.cpu.random_state, tid)
+        self._become(machine.snapshot(), machine.cpu.random.getstate(), tid)
         self.exited = other.exited
 
-    def _become(self, snapshot: Snapshot, random_state: object, tid: int | None) -> None:
+    def _become(self, snapshot: Snapshot, random_state: RandomState, tid: int | None) -> None:
         self.machine.restore(snapshot)
-        self.machine.cpu.random_state = random_state
+        self.machine.cpu.random.setstate(random_state)
         self.rt.watch.preempted.clear()
         self.thread = self.machine.threads[tid] if tid is not None else None
         self._target = None

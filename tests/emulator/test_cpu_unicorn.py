@@ -12,6 +12,7 @@ from unicorn import unicorn_const, x86_const
 from emulator import hooks, unicorn_raw
 from emulator.cpu import Stop, StopReason
 from emulator.memory import Prot
+from emulator.unicorn_raw import library
 
 
 @pytest.mark.parametrize("name", ["CODE", "BLOCK", "GUARD", "SYSCALL", "INTR", "TLB_FILL"])
@@ -71,7 +72,7 @@ def test_numbers_are_those_of_the_package() -> None:
 
 def test_the_version_is_the_one_that_was_measured() -> None:
     major, minor = ctypes.c_int(), ctypes.c_int()
-    word = unicorn_raw.library.uc_version(ctypes.byref(major), ctypes.byref(minor))
+    word = library.uc_version(ctypes.byref(major), ctypes.byref(minor))
     assert (major.value, minor.value) == (2, 1)
     assert word >> 8 & 0xFF == 4
 
